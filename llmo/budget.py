@@ -1,0 +1,71 @@
+"""What training costs, in FLOPs: one meter for every agent and every executor.
+
+Costs are those of the reference implementation, one Hugging Face model with PEFT where an adapter is on, counted by
+`torch.utils.flop_counter` with eager attention. How a population computes the same numbers does not change the price.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+@dataclass(frozen=True)
+class Cost:
+    """FLOPs of one sequence of a fixed length.
+
+    Attributes:
+        forward: One forward pass.
+        train: One forward and backward pass with the given trained weights.
+    """
+
+    forward: float
+    train: float
+
+
+@lru_cache(maxsize=256)
+def _count(config_json: str, model_type: str, tokens: int, rank: int) -> Cost:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(model_type, **_loads(config_json))
+    config._attn_implementation = "eager"
+    with torch.random.fork_rng(devices=[]):
+        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", trust_remote_code=False)
+        if rank:
+            from peft import LoraConfig, get_peft_model
+
+            settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+            model = get_peft_model(model, settings)
+    ids = torch.zeros(1, tokens, dtype=torch.long)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(input_ids=ids, use_cache=False)
+    forward = counter.get_total_flops()
+    with FlopCounterMode(display=False) as counter:
+        model(input_ids=ids, use_cache=False).logits.sum().backward()
+    return Cost(float(forward), float(counter.get_total_flops()))
+
+
+def _loads(text: str) -> dict[str, object]:
+    import json
+
+    fields: dict[str, object] = json.loads(text)
+    fields.pop("model_type", None)
+    return fields
+
+
+def sequence_cost(config: PretrainedConfig, tokens: int, rank: int = 0) -> Cost:
+    """What one sequence costs, counted once for each shape and remembered.
+
+    Args:
+        config: Configuration of the model.
+        tokens: Length of the sequence.
+        rank: Rank of the LoRA adapter on every linear layer; 0 trains all weights.
+    """
+    return _count(config.to_json_string(use_diff=True), config.model_type, tokens, rank)

@@ -1,0 +1,36 @@
+"""Makes llmo's environments known to `gymnasium.make`, without importing them before one is made."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llmo.catalog import declared, get
+from llmo.registry import environments
+
+ENTRY_POINT = "llmo.mdp.gym_ids:make"
+
+
+def register_ids() -> None:
+    """Register every environment that a plug-in file declares or a loaded plug-in has registered; again does no harm."""
+    import gymnasium
+
+    for name in sorted({*declared("envs"), *environments.names()}):
+        if name not in gymnasium.registry:
+            gymnasium.register(id=name, entry_point=ENTRY_POINT, kwargs={"name": name})
+
+
+def make_env(name: str, **parameters: Any) -> Any:
+    """A new environment: `gymnasium.make` for any registered environment, strangers' plug-ins included.
+
+    Args:
+        name: Its registered name, such as ``"llmo/LanguageModel-v0"``.
+        **parameters: Arguments of the environment and of `gymnasium.make`.
+
+    Raises:
+        LlmoError: No such environment.
+    """
+    import gymnasium
+
+    get("envs", name)
+    register_ids()
+    return gymnasium.make(name, **parameters)

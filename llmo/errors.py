@@ -1,0 +1,44 @@
+"""The one exception for a value that llmo cannot use."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class LlmoError(ValueError):
+    """A value that is not usable, what would be, and the nearest name.
+
+    Commands print ``str(error)`` as their one line and exit with status 2.
+
+    Args:
+        what: What the value was meant to be, such as ``"agent"``.
+        value: The value that was given.
+        allowed: What is allowed: a description, or the allowed names.
+
+    Attributes:
+        what: As given.
+        value: As given.
+        allowed: As given; names become a tuple.
+        nearest: The allowed name closest to ``value``, or None.
+    """
+
+    def __init__(self, what: str, value: object, allowed: str | Iterable[str]) -> None:
+        self.what = what
+        self.value = value
+        self.nearest: str | None = None
+        if isinstance(allowed, str):
+            self.allowed: str | tuple[str, ...] = allowed
+            text = allowed
+        else:
+            self.allowed = tuple(allowed)
+            text = "one of " + ", ".join(self.allowed) if self.allowed else "none is registered"
+            close = difflib.get_close_matches(str(value), self.allowed, n=1, cutoff=0.5)
+            self.nearest = close[0] if close else None
+        message = f"{what} {value!r} is not usable: allowed is {text}"
+        if self.nearest is not None:
+            message += f"; did you mean {self.nearest!r}?"
+        super().__init__(message)
+
+    def __reduce__(self) -> tuple[type[LlmoError], tuple[str, object, str | tuple[str, ...]]]:
+        return type(self), (self.what, self.value, self.allowed)

@@ -1,0 +1,63 @@
+"""What one training interval measured: the only thing that features, rewards and records read."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+Triple = tuple[float, float, float]
+"""One number for each of the three data-source slots."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """One interval of training and the validation pass that closed it.
+
+    The first measurement of a run is made before any training: its interval fields are zero or NaN.
+
+    Attributes:
+        step: Environment steps taken so far, 0 for the first measurement.
+        optimizer_steps: Optimizer steps in this interval.
+        spent: Share of the budget spent so far, 0 to 1.
+        cost: FLOPs of this interval, validation included.
+        validation_loss: Mean cross-entropy on the validation split, nats per token; inf after a divergence.
+        best_validation_loss: The lowest so far, this one included.
+        train_loss: Mean cross-entropy over the interval's batches; NaN where nothing was trained.
+        source_loss: Last known mean training loss of each source; NaN for one never sampled.
+        source_share: Share of the interval's sequences drawn from each source.
+        source_tokens: Tokens in each source.
+        mixture: Sampling weights of the sources after this interval's update; they sum to 1.
+        gradient_norm: Mean norm of the gradient before clipping.
+        clipped: Share of the optimizer steps whose gradient was clipped, 0 to 1.
+        momentum_cosine: Cosine of the last gradient and the first moment, -1 to 1.
+        gradient_cosine: Cosine of the last two mini-batch gradients, -1 to 1; low means noise dominates.
+        update_ratio: Norm of the interval's weight change over the norm of the trained weights.
+        learning_rate: Rate of the last optimizer step.
+        teacher_loss: Validation loss of the external teacher; NaN without one.
+        diverged: Whether a loss or gradient was NaN or Inf.
+    """
+
+    step: int
+    optimizer_steps: int
+    spent: float
+    cost: float
+    validation_loss: float
+    best_validation_loss: float
+    train_loss: float
+    source_loss: Triple
+    source_share: Triple
+    source_tokens: Triple
+    mixture: Triple
+    gradient_norm: float
+    clipped: float
+    momentum_cosine: float
+    gradient_cosine: float
+    update_ratio: float
+    learning_rate: float
+    teacher_loss: float
+    diverged: bool
+
+    @property
+    def finite(self) -> bool:
+        """Whether training is still sound."""
+        return not self.diverged and math.isfinite(self.validation_loss)
