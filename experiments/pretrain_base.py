@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import LlamaForCausalLM
 
-BASE_SHAPES = ((24, 2), (32, 1), (28, 2), (40, 2), (36, 1))
-TEACHER_SHAPE = (64, 2)
+BASE_SHAPES = ((20, 1), (32, 2), (28, 1), (36, 2), (24, 1), (40, 2))
+TEACHER_SHAPE = (48, 2)
 TOKENS = 32
 BATCH = 16
 
@@ -106,6 +106,7 @@ def make_tokenizer(file: Path) -> None:
     tokenizer.train_from_iterator((text[:length] for text in texts), trainer)
     with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as temporary:
         temporary.write(tokenizer.to_str(pretty=True).encode())
+    os.chmod(temporary.name, 0o644)
     os.replace(temporary.name, file)
 
 

@@ -1,7 +1,7 @@
 """llmo learns how to train language models.
 
-A training run is a Gymnasium environment: the state is the run's metrics, an action is one improvement, the reward is
-validation gain, and an agent, a hand rule or PPO, decides. Importing this package imports none of the libraries below it.
+A training run is a Gymnasium environment: the state is the run's metrics, an action is one improvement, the reward
+is validation gain, and an agent, a hand rule or PPO, decides. Importing this package imports no heavy library.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _WhenGymnasiumComes:
     def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
         if name != "gymnasium":
             return None
-        sys.meta_path.remove(self)  # type: ignore[arg-type]
+        sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         if spec is not None and spec.loader is not None:
             execute = spec.loader.exec_module
@@ -61,4 +61,4 @@ if "gymnasium" in sys.modules:
 elif not any(type(finder).__name__ == _WhenGymnasiumComes.__name__ for finder in sys.meta_path):
     import importlib.util
 
-    sys.meta_path.insert(0, _WhenGymnasiumComes())  # type: ignore[arg-type]
+    sys.meta_path.insert(0, _WhenGymnasiumComes())

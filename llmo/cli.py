@@ -23,7 +23,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments: What follows ``llmo`` on the command line; by default `sys.argv`.
 
     Returns:
-        The exit status: 0; 1 when a check fails or the disk is full; 2 for a value that is not usable; 130 when interrupted.
+        The exit status: 0; 1 when a check fails or the disk is full; 2 for a value that is not usable; 130 when
+        interrupted; 141 when the output is no longer read.
     """
     try:
         status = _run(_use_plugins(list(sys.argv[1:] if arguments is None else arguments)))

@@ -36,8 +36,8 @@ class _Parser(ArgumentParser):
 def call(function: Callable[..., object], program: str, arguments: Sequence[str]) -> None:
     """Call a function with arguments from a command line.
 
-    Parameters without a default are positional, the others options; both may stand in a YAML file given by ``--config``,
-    over which the command line wins. ``--print_config`` prints what the function would get.
+    Parameters without a default are positional, the others options. Both may stand in a YAML file given by
+    ``--config``, over which the command line wins; ``--print_config`` prints what the function would get.
 
     Args:
         function: Typed, with a docstring that describes its parameters.

@@ -1,7 +1,7 @@
 """A learned policy as two plain files, tensors and JSON: nothing in them can execute code when they are read.
 
-``policy.safetensors`` has the weights; ``policy.json`` has the settings that rebuild the network, a card that says how it
-was learned, and the sha256 of the weights.
+``policy.safetensors`` has the weights; ``policy.json`` has the settings that rebuild the network, a card that says how
+it was learned, and the sha256 of the weights.
 """
 
 from __future__ import annotations

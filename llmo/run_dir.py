@@ -1,7 +1,7 @@
 """A run's folder: one writer at a time, a JSONL record, and checkpoints that are either whole or not there.
 
-A checkpoint is written to a hidden folder, flushed to the disk, described by a manifest with the sha256 of every file, and
-only then renamed to its number. So a killed process or a full disk costs the checkpoint being written, never an older one.
+A checkpoint is written to a hidden folder, flushed to the disk, described by a manifest with the sha256 of every file,
+and only then renamed to its number: a killed process or a full disk costs the checkpoint being written, no older one.
 """
 
 from __future__ import annotations
@@ -240,7 +240,7 @@ def write_text_atomic(path: str | Path, text: str) -> None:
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; it takes the place of `path` at the end, or is removed on an error."""
+    """A temporary name beside `path` to write to; it replaces `path` at the end, or is removed on an error."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         yield temporary

@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PLUGIN_FOLDERS = ("envs", "agents", "experiments")
-# Each may import only what stands to its left. `catalog` imports plug-ins by name, at run time, so it can stand so early.
+# Each may import only what stands to its left. `catalog` imports plug-ins at run time only, so it can stand so early.
 ORDER = """
 __init__ errors registry catalog measurement hyperparameters budget run_dir policy_file
 tasks diagnostics agent engine actions mdp callback evaluation command_line cli __main__
@@ -18,7 +18,7 @@ tasks diagnostics agent engine actions mdp callback evaluation command_line cli 
 
 
 def imports(tree: ast.AST, package: str) -> Iterator[str]:
-    """Full names of the modules, and of what is taken from them, that run-time imports name; `package` for relative ones."""
+    """Full names of what is imported at run time; relative names are resolved from `package`."""
     for node in ast.iter_child_nodes(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)

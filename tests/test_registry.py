@@ -100,7 +100,8 @@ def test_bad_names(name: str) -> None:
 
 def test_declarations_are_read_without_importing(tmp_path: Path) -> None:
     (tmp_path / "one.py").write_text(
-        '"""The file."""\nraise RuntimeError\n@agents.register("a-one")\nclass One:\n    """First.\n\n    More.\n    """\n'
+        '"""The file."""\nraise RuntimeError\n'
+        '@agents.register("a-one")\nclass One:\n    """First.\n\n    More.\n    """\n'
         '@agents.register("bare")\ndef bare(): pass\n@tasks.register("other")\ndef other(): pass\n'
     )
     (tmp_path / "broken.py").write_text("def (")
@@ -152,7 +153,7 @@ def test_a_plugin_module_reaches_workers(python: Python, tmp_path: Path) -> None
     (tmp_path / "elsewhere.py").write_text(PLUGIN)
     child = "import llmo; print(llmo.make_agent('stranger', patience=5).patience)"
     program = (
-        "import subprocess, sys; from llmo import catalog; catalog.use_plugin('elsewhere'); catalog.use_plugin('elsewhere');"
+        "import subprocess, sys; from llmo.catalog import use_plugin; use_plugin('elsewhere'); use_plugin('elsewhere');"
         f"subprocess.run([sys.executable, '-c', {child!r}], check=True)"
     )
     result = python("-c", program)

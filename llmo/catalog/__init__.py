@@ -1,8 +1,8 @@
 """Finds plug-ins: the three folders, installed packages (entry points of group "llmo.plugins") and modules asked for.
 
-The folders `envs`, `agents` and `experiments` lie beside `llmo` in a checkout and inside `llmo/catalog` in a wheel. In
-both, `agents/plateau.py` is the module `llmo.catalog.agents.plateau`, so that `pip install llmo` never takes the names of
-these folders from a user's own project.
+The folders `envs`, `agents` and `experiments` lie beside `llmo` in a checkout and inside `llmo/catalog` in a wheel.
+In both, `agents/plateau.py` is the module `llmo.catalog.agents.plateau`, so that `pip install llmo` never takes the
+names of these folders from a user's own project.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 from llmo import registry
 from llmo.catalog.declared import Declaration, declarations
+from llmo.catalog.tuned import tuned_parameters
 from llmo.errors import LlmoError
 
 HERE = Path(__file__).parent
@@ -103,7 +104,7 @@ def make_agent(name: str, **parameters: Any) -> Any:
 
     Args:
         name: Its registered name.
-        **parameters: Arguments of its class; what is left out has the shipped value.
+        **parameters: Arguments of its class; what is left out has its tuned value, where it was tuned.
 
     Raises:
         LlmoError: No such agent, or it has no such parameter.
@@ -114,7 +115,7 @@ def make_agent(name: str, **parameters: Any) -> Any:
         for parameter in parameters:
             if parameter not in accepted:
                 raise LlmoError(f"parameter of {name}", parameter, accepted)
-    return agent(**parameters)
+    return agent(**{**tuned_parameters(name), **parameters})
 
 
 @cache

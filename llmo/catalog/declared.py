@@ -55,6 +55,6 @@ def _registered_names(node: ast.stmt, registry: str) -> Iterator[str]:
 
 
 def _first_line(node: ast.AST) -> str:
-    documented = isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef)
-    text = ast.get_docstring(node) if documented else None
-    return (text or "").partition("\n")[0]
+    if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+        return ""
+    return (ast.get_docstring(node) or "").partition("\n")[0]

@@ -7,11 +7,11 @@ from typing import Any
 from llmo.catalog import declared, get
 from llmo.registry import environments
 
-ENTRY_POINT = "llmo.mdp.gym_ids:make"
+ENTRY_POINT = "llmo.mdp.env:make"
 
 
 def register_ids() -> None:
-    """Register every environment that a plug-in file declares or a loaded plug-in has registered; again does no harm."""
+    """Register every environment that a plug-in file declares or a loaded plug-in has registered, but only once."""
     import gymnasium
 
     for name in sorted({*declared("envs"), *environments.names()}):

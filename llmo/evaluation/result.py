@@ -1,4 +1,7 @@
-"""What one scored episode left behind: the unit that every table and plot is made from."""
+"""What one scored episode left behind: the unit that every table, plot and replay is made from.
+
+An episode is one JSONL file: a line for each decision, then the result. It is written when the episode is over, as a whole.
+"""
 
 from __future__ import annotations
 
@@ -6,21 +9,84 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from llmo.errors import LlmoError
+from llmo.run_dir import write_text_atomic
 
 
 @dataclass(frozen=True)
-class EpisodeResult:
-    """One agent on one instance.
+class Job:
+    """One episode to play.
 
     Attributes:
-        agent: Registered name of the agent.
-        agent_seed: Seed of the agent (for `ppo`, of its training).
         env: Registered name of the environment.
         split: Instance part: ``train``, ``dev`` or ``test``.
         index: Index of the instance in its part.
+        agent: Registered name of the agent.
+        parameters: Its parameters by name, sorted; what is left out has its tuned value.
+        seed: Seed of what is random in the agent.
+        budget: Multiple of the instance's own budget.
+        executor: ``vmap`` or ``single``.
+    """
+
+    env: str
+    split: str
+    index: int
+    agent: str
+    parameters: tuple[tuple[str, Any], ...] = ()
+    seed: int = 0
+    budget: float = 1.0
+    executor: str = "vmap"
+
+
+@dataclass(frozen=True)
+class Decision:
+    """One environment step: what was measured, why what was chosen, what it cost and what it gained.
+
+    Attributes:
+        step: Its number, from 0.
+        action: Name of the action that was taken.
+        chosen: Name of the action that was chosen; differs where that one was masked.
+        why: The agent's reason.
+        cause: Which bottleneck was diagnosed before the step.
+        evidence: The numbers behind that.
+        spent: Share of the budget spent after the step.
+        cost: FLOPs of the step.
+        optimizer_steps: Optimizer steps in it.
+        learning_rate: Rate of the last of them.
+        train_loss: Mean training loss, nats per token.
+        validation_loss: Validation loss after the step, nats per token.
+        best_validation_loss: The lowest so far.
+        mixture: Sampling weights of the sources after the step.
+        reward: The step's reward.
+    """
+
+    step: int
+    action: str
+    chosen: str
+    why: str
+    cause: str
+    evidence: str
+    spent: float
+    cost: float
+    optimizer_steps: int
+    learning_rate: float
+    train_loss: float
+    validation_loss: float
+    best_validation_loss: float
+    mixture: tuple[float, ...]
+    reward: float
+
+
+@dataclass(frozen=True)
+class Result:
+    """One agent on one instance.
+
+    Attributes:
+        job: What was played.
         start: ``scratch`` or ``pretrained``.
         text_group: Name of the instance's text group; results of one group are not independent.
-        budget: Budget scale: 1 for the instance's own budget, 0.5 for half of it.
         test_loss: Mean cross-entropy of the delivered weights on the test split, nats per token.
         validation_loss: The same on the validation split.
         initial_validation_loss: The same before the first step.
@@ -31,18 +97,11 @@ class EpisodeResult:
         diverged: Whether training ended in NaN or Inf.
         masked: How many chosen actions were masked and ran as `keep`.
         total_reward: Sum of the rewards.
-        curve: `(share of the budget spent, best validation loss so far)` after each step, the start first.
-        actions: Names of the actions taken, one a step.
     """
 
-    agent: str
-    agent_seed: int
-    env: str
-    split: str
-    index: int
+    job: Job
     start: str
     text_group: str
-    budget: float
     test_loss: float
     validation_loss: float
     initial_validation_loss: float
@@ -53,23 +112,44 @@ class EpisodeResult:
     diverged: bool
     masked: int
     total_reward: float
-    curve: tuple[tuple[float, float], ...]
-    actions: tuple[str, ...]
 
-    def to_json(self) -> str:
-        """One JSON object on one line."""
-        return json.dumps(dataclasses.asdict(self))
+
+@dataclass(frozen=True)
+class EpisodeRecord:
+    """One episode: its decisions, one a step, and its result."""
+
+    decisions: tuple[Decision, ...]
+    result: Result
+
+    def curve(self) -> list[tuple[float, float]]:
+        """`(share of the budget spent, best validation loss so far)`, the start first."""
+        start = (0.0, self.result.initial_validation_loss)
+        return [start, *((d.spent, d.best_validation_loss) for d in self.decisions)]
+
+    def save(self, path: Path) -> None:
+        """Write the episode's file, whole or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lines = [json.dumps(dataclasses.asdict(item)) for item in (*self.decisions, self.result)]
+        write_text_atomic(path, "\n".join(lines) + "\n")
 
     @classmethod
-    def from_json(cls, text: str) -> EpisodeResult:
-        """The inverse of `to_json`."""
-        fields = json.loads(text)
-        fields["curve"] = tuple((float(x), float(y)) for x, y in fields["curve"])
-        fields["actions"] = tuple(fields["actions"])
-        return cls(**fields)
+    def load(cls, path: Path) -> EpisodeRecord:
+        """Read an episode's file.
+
+        Raises:
+            LlmoError: It is no such file, or was altered.
+        """
+        try:
+            *steps, last = (json.loads(line) for line in path.read_text().splitlines())
+            decisions = tuple(Decision(**{**step, "mixture": tuple(step["mixture"])}) for step in steps)
+            job = last["job"]
+            job["parameters"] = tuple((str(name), value) for name, value in job["parameters"])
+            return cls(decisions, Result(**{**last, "job": Job(**job)}))
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise LlmoError("episode file", str(path), f"one that `llmo benchmark` wrote ({error})") from error
 
 
-def load_results(folder: Path) -> list[EpisodeResult]:
-    """Every result below `folder` (one file an episode), ordered by agent, seed, budget and index."""
-    results = [EpisodeResult.from_json(path.read_text()) for path in sorted(folder.rglob("*.json"))]
-    return sorted(results, key=lambda r: (r.agent, r.agent_seed, r.budget, r.index))
+def load_records(folder: Path) -> list[EpisodeRecord]:
+    """Every episode below `folder`, ordered by agent, seed, budget and index."""
+    records = [EpisodeRecord.load(path) for path in sorted(folder.rglob("*.jsonl"))]
+    return sorted(records, key=lambda r: (r.result.job.agent, r.result.job.seed, r.result.job.budget, r.result.job.index))

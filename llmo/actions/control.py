@@ -1,0 +1,50 @@
+"""Carry on, go back, or take the average: actions on the run as a whole."""
+
+from __future__ import annotations
+
+from llmo.actions.action import Action
+from llmo.engine.run import Run
+from llmo.hyperparameters import RATE_RANGE
+from llmo.registry import actions
+
+
+@actions.register("keep")
+class Keep(Action):
+    """Train on with everything as it is."""
+
+    def allowed(self, run: Run, row: int) -> bool:
+        """Always."""
+        return True
+
+    def apply(self, run: Run, row: int) -> None:
+        """Nothing changes."""
+
+
+@actions.register("rollback")
+class Rollback(Action):
+    """Back to the best weights, optimizer and settings so far, at half the rate; no budget comes back."""
+
+    def allowed(self, run: Run, row: int) -> bool:
+        """When the last validation was not the best."""
+        state = run.states[row]
+        return state.best_state is not None and state.loss > state.best_loss
+
+    def apply(self, run: Run, row: int) -> None:
+        """See the class."""
+        run.load_best(row)
+        rate = run.states[row].hyperparameters.learning_rate / 2
+        run.change(row, learning_rate=max(rate, RATE_RANGE[0] * run.default_rate(row)))
+
+
+@actions.register("load_averaged")
+class LoadAveraged(Action):
+    """Replace the weights by their running average over about two intervals (Polyak and Juditsky 1992)."""
+
+    def allowed(self, run: Run, row: int) -> bool:
+        """Once the average holds at least one interval."""
+        state = run.states[row]
+        return state.averaged_steps >= state.problem.interval
+
+    def apply(self, run: Run, row: int) -> None:
+        """See the class."""
+        run.load_averaged(row)

@@ -1,0 +1,106 @@
+"""The contract of an agent: it sees observations and masks, and chooses actions."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmo.errors import LlmoError
+
+Schedule = Callable[[float], float]
+"""Share of the budget spent to the learning rate, as a multiple of the default rate."""
+
+
+@dataclass(frozen=True)
+class Space:
+    """What an agent plays on.
+
+    Attributes:
+        actions: Names of the menu's actions, in order.
+        features: Names of the observation's entries, in order.
+    """
+
+    actions: tuple[str, ...]
+    features: tuple[str, ...]
+
+    def action(self, name: str) -> int:
+        """Index of an action.
+
+        Raises:
+            LlmoError: The menu lacks it.
+        """
+        if name not in self.actions:
+            raise LlmoError("action", name, self.actions)
+        return self.actions.index(name)
+
+    def feature(self, name: str) -> int:
+        """Index of a feature.
+
+        Raises:
+            LlmoError: The observation lacks it.
+        """
+        if name not in self.features:
+            raise LlmoError("feature", name, self.features)
+        return self.features.index(name)
+
+
+class Agent(ABC):
+    """Chooses one action for each of n runs at once.
+
+    Attributes:
+        search: Whether it looks ahead by snapshots, outside the budget; then it has `attach` and `search_flops`.
+        drawn_rate: Whether it starts from the instance's drawn rate, not from a tuned one.
+        grid: Values of each parameter that `tune` tries, by name.
+        space: Set by `bind`.
+    """
+
+    search: bool = False
+    drawn_rate: bool = False
+    grid: dict[str, tuple[Any, ...]] = {}
+    space: Space
+
+    def bind(self, space: Space) -> None:
+        """Say what it plays on; called once, before the first `reset`."""
+        self.space = space
+
+    def reset(self, seeds: Sequence[int]) -> None:
+        """Begin with one run a seed, all at the start of an episode.
+
+        Args:
+            seeds: Of whatever is random in the agent, one a run: what it does to a run depends on no other run.
+        """
+
+    def schedules(self, starts: Sequence[str]) -> list[Schedule | None]:
+        """The rate schedules it sets at every optimizer step: share of budget spent to multiple of the default rate.
+
+        Args:
+            starts: ``scratch`` or ``pretrained`` for each run.
+
+        Returns:
+            One a run; None for agents that turn the rate by actions.
+        """
+        return [None] * len(starts)
+
+    @abstractmethod
+    def act(
+        self, observation: NDArray[np.float32], mask: NDArray[np.bool_], episode_start: NDArray[np.bool_]
+    ) -> NDArray[np.int64]:
+        """Choose.
+
+        Args:
+            observation: Features, [n, F].
+            mask: Which actions are allowed, [n, A].
+            episode_start: Which runs have just begun, [n]; state kept for them is stale.
+
+        Returns:
+            Action indices, [n].
+        """
+
+    def explain(self) -> list[str]:
+        """Why, for each run, in one sentence; of the last `act`."""
+        return []

@@ -1,0 +1,169 @@
+"""Plays episodes: agents on instances, many at once in one population, whoever the agents are."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from llmo import catalog
+from llmo.agent import Agent
+from llmo.diagnostics.causes import diagnose
+from llmo.evaluation.result import Decision, EpisodeRecord, Job, Result
+from llmo.mdp.population import Population, Step
+from llmo.mdp.spec import EnvSpec, env_spec
+from llmo.tasks.text import PARTS
+
+
+def chunks(jobs: Sequence[Job], replicas: int) -> list[list[Job]]:
+    """Jobs in groups of at most `replicas` that train models of one shape for about equally many steps, the costly first.
+
+    Who is in a group changes how fast it is, not what comes out.
+    """
+
+    def cost(job: Job) -> tuple[str, int, float, int]:
+        instance = env_spec(job.env).draw(job.split, job.index, job.budget)
+        return str(instance.shape), instance.interval, instance.budget, job.index
+
+    ordered = sorted(jobs, key=cost, reverse=True)
+    groups: list[list[Job]] = []
+    for job in ordered:
+        same = groups and (groups[-1][0].env, groups[-1][0].executor, cost(groups[-1][0])[0]) == (
+            job.env,
+            job.executor,
+            cost(job)[0],
+        )
+        if same and len(groups[-1]) < replicas:
+            groups[-1].append(job)
+        else:
+            groups.append([job])
+    return groups
+
+
+def play(jobs: Sequence[Job], on_step: Callable[[], None] | None = None) -> list[EpisodeRecord]:
+    """Play jobs of one environment together, to their ends.
+
+    Args:
+        jobs: At least one; all of the same environment and executor.
+        on_step: Called after each environment step of the population.
+
+    Returns:
+        Their records, in order.
+    """
+    started = time.perf_counter()
+    spec = env_spec(jobs[0].env)
+    population = Population(spec, len(jobs), executor=jobs[0].executor)
+    instances = [spec.draw(job.split, job.index, job.budget) for job in jobs]
+    players = list(_players(jobs, spec))
+    schedules = {}
+    for agent, slots in players:
+        starts = [instances[slot].start for slot in slots]
+        schedules |= dict(zip(slots, agent.schedules(starts), strict=True))
+    population.reset(dict(enumerate(instances)), schedules)
+    for agent, slots in players:
+        if agent.search:
+            agent.attach(population, slots)  # type: ignore[attr-defined]
+    decisions: list[list[Decision]] = [[] for _ in jobs]
+    for step in range(10**6):
+        actions, reasons = _choose(players, population, first=step == 0)
+        if not actions:
+            break
+        causes = {slot: diagnose(population.observe(slot)) for slot in actions}
+        for slot, taken in population.step(actions).items():
+            chosen = spec.menu[actions[slot]]
+            decisions[slot].append(_decision(len(decisions[slot]), chosen, reasons[slot], causes[slot], taken))
+        if on_step is not None:
+            on_step()
+    wall = time.perf_counter() - started
+    searched = {}
+    for agent, slots in players:
+        flops = agent.search_flops if agent.search else [0.0] * len(slots)  # type: ignore[attr-defined]
+        searched |= dict(zip(slots, flops, strict=True))
+    used = [population.run_of(slot).states[slot].spent + searched[slot] for slot in range(len(jobs))]
+    return [
+        EpisodeRecord(tuple(decisions[slot]), _result(job, population, slot, searched[slot], wall * used[slot] / sum(used), decisions[slot]))
+        for slot, job in enumerate(jobs)
+    ]  # fmt: skip
+
+
+def _players(jobs: Sequence[Job], spec: EnvSpec) -> Iterator[tuple[Agent, list[int]]]:
+    """One agent for all the jobs that have the same one, with their slots."""
+    groups: dict[str, list[int]] = {}
+    for slot, job in enumerate(jobs):
+        groups.setdefault(repr((job.agent, job.parameters, job.seed)), []).append(slot)
+    for slots in groups.values():
+        job = jobs[slots[0]]
+        agent: Agent = catalog.make_agent(job.agent, **dict(job.parameters))
+        agent.bind(spec.space)
+        agent.reset([agent_seed(jobs[slot]) for slot in slots])
+        yield agent, slots
+
+
+def agent_seed(job: Job) -> int:
+    """Seed of what is random in an agent in one episode."""
+    entropy = [job.seed, PARTS.index(job.split), job.index]
+    return int(np.random.SeedSequence(entropy).generate_state(1)[0])
+
+
+def _choose(
+    players: Sequence[tuple[Agent, list[int]]], population: Population, first: bool
+) -> tuple[dict[int, int], dict[int, str]]:
+    """Actions and reasons by slot, of the episodes that go on; agents still see those that are over."""
+    actions, reasons = {}, {}
+    for agent, slots in players:
+        going = [slot for slot in slots if not population.episode(slot).ended]
+        if not going:
+            continue
+        observations = np.stack([population.observe(slot) for slot in slots])
+        masks = np.stack([population.mask(slot) for slot in slots])
+        chosen = agent.act(observations, masks, np.full(len(slots), first))
+        why = agent.explain() or [""] * len(slots)
+        for place, slot in enumerate(slots):
+            if slot in going:
+                actions[slot], reasons[slot] = int(chosen[place]), why[place]
+    return actions, reasons
+
+
+def _decision(number: int, chosen: str, why: str, cause: tuple[str, str], step: Step) -> Decision:
+    after = step.measurement
+    return Decision(
+        step=number,
+        action=step.action,
+        chosen=chosen,
+        why=why,
+        cause=cause[0],
+        evidence=cause[1],
+        spent=after.spent,
+        cost=after.cost,
+        optimizer_steps=after.optimizer_steps,
+        learning_rate=after.learning_rate,
+        train_loss=after.train_loss,
+        validation_loss=after.validation_loss,
+        best_validation_loss=after.best_validation_loss,
+        mixture=after.mixture,
+        reward=step.reward,
+    )
+
+
+def _result(
+    job: Job, population: Population, slot: int, search_flops: float, wall_s: float, decisions: Sequence[Decision]
+) -> Result:
+    episode, state = population.episode(slot), population.run_of(slot).states[slot]
+    measurements = episode.history.measurements
+    return Result(
+        job=job,
+        start=episode.instance.start,
+        text_group=episode.instance.text_group,
+        test_loss=population.test_loss(slot),
+        validation_loss=measurements[-1].best_validation_loss,
+        initial_validation_loss=measurements[0].validation_loss,
+        budget_flops=episode.instance.budget,
+        spent_flops=state.spent,
+        search_flops=search_flops,
+        wall_s=wall_s,
+        diverged=state.diverged,
+        masked=episode.masked,
+        total_reward=math.fsum(decision.reward for decision in decisions),
+    )

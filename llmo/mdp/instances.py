@@ -1,0 +1,274 @@
+"""Instances: everything that makes one training problem, drawn from a seeded distribution.
+
+`train`, `dev` and `test` share no text, no seed and no model shape. Text windows come from one of several groups of their
+cell, so instances of different groups share no validation or test text either.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llmo.budget import sequence_cost
+from llmo.engine.layout import Layout
+from llmo.engine.models import VOCABULARY, ModelShape, build_model, llama_config, load_pretrained
+from llmo.engine.run import Problem
+from llmo.errors import LlmoError
+from llmo.hyperparameters import Hyperparameters, Start, default_learning_rate
+from llmo.tasks.causal_lm import CausalLM
+from llmo.tasks.text import DOMAINS, PARTS, load_corpus
+
+SHAPES = {
+    "train": (ModelShape(20, 1), ModelShape(32, 2)),
+    "dev": (ModelShape(28, 1), ModelShape(36, 2)),
+    "test": (ModelShape(24, 1), ModelShape(40, 2)),
+}
+"""The small and the large model shape of each part; larger budgets go to larger models, as they should."""
+TOKENS = 32
+BATCH = 2
+VALIDATION_SEQUENCES, TEST_SEQUENCES = 32, 128
+TEXT_GROUPS = 8
+STEPS = (14, 24)
+"""Least and most environment steps of an episode that only keeps."""
+BUDGET_FACTOR = 16.0
+"""Ratio of the largest budget to the smallest, which pays 14 steps of 8 optimizer steps of the smallest shape."""
+SMALL_UNTIL = 6.0
+"""Multiple of the smallest budget from which all models are large."""
+LEAST_INTERVAL = 8
+HIDEABLE = ("gradient", "sources", "teacher")
+CLOSABLE = ("adapter", "augment", "distil", "load", "rollback")
+Kind = Literal["clean", "noisy", "off_domain", "both"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """One material to train on.
+
+    Attributes:
+        kind: Clean target text, noisy target text, clean text of another domain, or noisy text of another.
+        domain: Where the text comes from.
+        bytes: How much of it, about.
+        noise: Share of tokens replaced by random ones, 0 to 1.
+    """
+
+    kind: Kind
+    domain: str
+    bytes: int
+    noise: float
+
+
+@dataclass(frozen=True)
+class Instance:
+    """One training problem; equal instances give equal problems.
+
+    Attributes:
+        part: ``train``, ``dev`` or ``test``.
+        index: Its place in the part.
+        seed: Of everything random in it.
+        shape: Model width and depth.
+        domain: Target domain.
+        text_group: Which group of the domain's held-out text validates and tests it.
+        sources: The three materials, in the order of the slots at the start.
+        changes: Shares of the budget at which the materials change slots, with the new order.
+        start: From scratch, or pre-trained.
+        base: Domain that the pre-trained base has seen; empty from scratch.
+        damage: Standard deviation of noise on the base's weights, relative to theirs; 0 for an intact base.
+        teacher: Name of a shipped teacher; empty for none.
+        rate_factor: Starting rate over the default rate.
+        steps: Environment steps at plain cost.
+        interval: Optimizer steps in one environment step.
+        budget: FLOPs.
+        neutral: Feature groups that cannot be seen (train instances only).
+        closed: First words of the actions that are not on offer (train instances only).
+    """
+
+    part: str
+    index: int
+    seed: int
+    shape: ModelShape
+    domain: str
+    text_group: str
+    sources: tuple[Source, ...]
+    changes: tuple[tuple[float, tuple[int, ...]], ...]
+    start: Start
+    base: str
+    damage: float
+    teacher: str
+    rate_factor: float
+    steps: int
+    interval: int
+    budget: float
+    neutral: tuple[str, ...]
+    closed: tuple[str, ...]
+
+
+def plain_cost(shape: ModelShape, interval: int) -> float:
+    """FLOPs of one environment step with all weights trained and no teacher."""
+    cost = sequence_cost(_config(shape), TOKENS)
+    return interval * BATCH * cost.train + VALIDATION_SEQUENCES * cost.forward
+
+
+@lru_cache(maxsize=64)
+def _config(shape: ModelShape) -> Any:
+    return llama_config(shape)
+
+
+def draw_instance(part: str, index: int, budget_scale: float = 1.0) -> Instance:
+    """The instance at one place of a part.
+
+    Args:
+        part: ``train``, ``dev`` or ``test``.
+        index: From 0; every index is a different problem.
+        budget_scale: Multiplies the budget, and nothing else; for measuring speed-up.
+
+    Raises:
+        LlmoError: No such part, or a negative index.
+    """
+    if part not in PARTS:
+        raise LlmoError("split", part, PARTS)
+    if index < 0:
+        raise LlmoError("instance", index, "an index from 0")
+    rng = np.random.default_rng([PARTS.index(part), index])
+    domain = str(rng.choice(DOMAINS))
+    others = [other for other in DOMAINS if other != domain]
+    kinds = ["clean", "noisy", str(rng.choice(["noisy", "off_domain", "both", "clean"]))]
+    rng.shuffle(kinds)
+    sources = tuple(_draw_source(rng, kind, domain, others) for kind in kinds)
+    count = int(rng.choice([0, 1, 2], p=[0.4, 0.4, 0.2]))
+    changes = []
+    order = (0, 1, 2)
+    for share in sorted(rng.uniform(0.25, 0.75, count)):
+        order = _another_order(rng, order)
+        changes.append((float(share), order))
+    start: Start = "scratch" if rng.random() < 0.5 else "pretrained"
+    damage = float(rng.choice([0.0, 0.5])) if start == "pretrained" else 0.0
+    choice = rng.choice(["none", "good", "early", "off_domain"], p=[0.4, 0.3, 0.15, 0.15])
+    teacher_domain = str(rng.choice(others)) if choice == "off_domain" else domain
+    teacher = "" if choice == "none" else f"teacher-{teacher_domain}-{'early' if choice == 'early' else 'good'}"
+    shape, steps, interval = _draw_size(rng, part)
+    return Instance(
+        part=part,
+        index=index,
+        seed=int(rng.integers(2**62)) * 3 + PARTS.index(part),
+        shape=shape,
+        domain=domain,
+        text_group=f"{domain}/{rng.integers(TEXT_GROUPS)}",
+        sources=sources,
+        changes=tuple(changes),
+        start=start,
+        base=str(rng.choice(others)) if start == "pretrained" else "",
+        damage=damage,
+        teacher=teacher,
+        rate_factor=float(10 ** rng.uniform(-1.5, 1.5)),
+        steps=steps,
+        interval=interval,
+        budget=budget_scale * (steps * plain_cost(shape, interval) + plain_cost(shape, 0)) * (1 + 1e-9),
+        neutral=_dropped(rng, part, HIDEABLE),
+        closed=_dropped(rng, part, CLOSABLE),
+    )
+
+
+def _draw_size(rng: np.random.Generator, part: str) -> tuple[ModelShape, int, int]:
+    """Model shape, environment steps and optimizer steps in each, for a budget drawn from a factor of `BUDGET_FACTOR`."""
+    small, large = SHAPES[part]
+    factor = BUDGET_FACTOR ** rng.random()
+    affordable = plain_cost(large, LEAST_INTERVAL) / plain_cost(small, LEAST_INTERVAL)
+    big = factor >= affordable and (factor >= SMALL_UNTIL or rng.random() < 0.5)
+    shape = large if big else small
+    total = factor * STEPS[0] * plain_cost(small, LEAST_INTERVAL)
+    fixed, each = plain_cost(shape, 0), plain_cost(shape, 1) - plain_cost(shape, 0)
+    most = int(total / (fixed + LEAST_INTERVAL * each))
+    steps = int(rng.integers(STEPS[0], min(STEPS[1], most) + 1))
+    return shape, steps, max(LEAST_INTERVAL, round((total / steps - fixed) / each))
+
+
+def _dropped(rng: np.random.Generator, part: str, names: tuple[str, ...]) -> tuple[str, ...]:
+    """One of the names on a tenth of the train instances: a policy must also work where something is missing."""
+    return (str(rng.choice(names)),) if part == "train" and rng.random() < 0.1 else ()
+
+
+def _draw_source(rng: np.random.Generator, kind: str, domain: str, others: list[str]) -> Source:
+    noise = float(rng.uniform(0.5, 0.9)) if kind in ("noisy", "both") else 0.0
+    where = str(rng.choice(others)) if kind in ("off_domain", "both") else domain
+    return Source(kind, where, int(2_000 * 100 ** rng.random()), noise)  # type: ignore[arg-type]
+
+
+def _another_order(rng: np.random.Generator, order: tuple[int, ...]) -> tuple[int, ...]:
+    while True:
+        other = tuple(int(i) for i in rng.permutation(3))
+        if other != order:
+            return other
+
+
+def _material(rng: np.random.Generator, source: Source, part: str) -> NDArray[np.int16]:
+    corpus = load_corpus()
+    cell = (source.domain, part, "training")
+    text = corpus.tokens[cell]
+    wanted = max(4 * TOKENS, min(len(text), round(source.bytes * len(text) / corpus.bytes[cell])))
+    start = int(rng.integers(len(text) - wanted + 1))
+    material = text[start : start + wanted].copy()
+    if source.noise:
+        hit = rng.random(wanted) < source.noise
+        material[hit] = rng.choice(text, int(hit.sum()))
+    return material
+
+
+def _windows(rng: np.random.Generator, text: NDArray[np.int16], group: int, count: int) -> NDArray[np.int64]:
+    """Windows of one group's stretch of a held-out text; without overlap as far as it has room."""
+    size = len(text) // TEXT_GROUPS
+    stretch = text[group * size : (group + 1) * size]
+    places = np.arange(0, len(stretch) - TOKENS, TOKENS)
+    if len(places) < count:
+        places = np.arange(0, len(stretch) - TOKENS, max(1, (len(stretch) - TOKENS) // count))
+    starts = rng.choice(places, count, replace=len(places) < count)
+    return np.stack([stretch[start : start + TOKENS + 1] for start in starts]).astype(np.int64)
+
+
+def _start_weights(rng: np.random.Generator, instance: Instance) -> Tensor:
+    if instance.start == "scratch":
+        model: Any = build_model(instance.shape, int(rng.integers(2**31)))
+        return Layout(model).flatten(model)
+    model = load_pretrained(f"base-{instance.base}-{instance.shape}")
+    weights = Layout(model).flatten(model)
+    if instance.damage:
+        noise = torch.from_numpy(rng.standard_normal(len(weights)).astype(np.float32))
+        sizes = [p.numel() for p in model.parameters()]
+        scales = torch.cat([p.detach().std().expand(size) for p, size in zip(model.parameters(), sizes, strict=True)])
+        weights = weights + instance.damage * scales.nan_to_num() * noise
+    return weights
+
+
+def build_problem(instance: Instance) -> Problem:
+    """The texts, weights and settings of an instance, ready for a `Run` of its shape."""
+    rng = np.random.default_rng(instance.seed)
+    corpus = load_corpus()
+    group = int(instance.text_group.rpartition("/")[2])
+    held_out = [corpus.tokens[instance.domain, instance.part, split] for split in ("validation", "test")]
+    task = CausalLM(
+        tuple(_material(rng, source, instance.part) for source in instance.sources),
+        _windows(rng, held_out[0], group, VALIDATION_SEQUENCES),
+        _windows(rng, held_out[1], group, TEST_SEQUENCES),
+    )
+    weights = _start_weights(rng, instance)
+    rate = instance.rate_factor * default_learning_rate(len(weights), instance.start, "full")
+    return Problem(
+        task=task,
+        weights=weights,
+        teacher=load_pretrained(instance.teacher) if instance.teacher else None,
+        start=instance.start,
+        hyperparameters=Hyperparameters(learning_rate=rate),
+        roles=((0.0, (0, 1, 2)), *instance.changes),
+        interval=instance.interval,
+        batch=BATCH,
+        budget=instance.budget,
+        seed=instance.seed % 2**63,
+    )
+
+
+assert VOCABULARY <= np.iinfo(np.int16).max

@@ -1,0 +1,55 @@
+"""What an environment is made of: how problems are drawn and built, and which actions are on the menu."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from llmo import catalog
+from llmo.actions.action import Action
+from llmo.agent import Space
+from llmo.diagnostics.features import NAMES
+from llmo.engine.run import Problem
+from llmo.mdp.instances import Instance
+
+
+@dataclass(frozen=True)
+class EnvSpec:
+    """One environment. A file in `envs/` registers a function that gives one.
+
+    Attributes:
+        name: The registered id, such as ``"llmo/LanguageModel-v0"``.
+        menu: Names of the actions, in the order of their indices; ``"keep"`` is among them.
+        draw: ``(split, index, budget scale)`` to an instance.
+        build: An instance to the problem that the engine trains.
+        actions: The actions themselves, made from the menu.
+
+    Raises:
+        LlmoError: The menu names an action that nobody has registered.
+    """
+
+    name: str
+    menu: tuple[str, ...]
+    draw: Callable[[str, int, float], Instance]
+    build: Callable[[Instance], Problem]
+    actions: tuple[Action, ...] = field(init=False)
+
+    def __post_init__(self) -> None:
+        actions = tuple(catalog.get("actions", name)() for name in self.menu)
+        object.__setattr__(self, "actions", actions)
+        self.space.action("keep")
+
+    @property
+    def space(self) -> Space:
+        """Names of the actions and of the observation's entries."""
+        return Space(self.menu, NAMES)
+
+
+def env_spec(name: str) -> EnvSpec:
+    """The spec of a registered environment.
+
+    Raises:
+        LlmoError: No such environment.
+    """
+    spec: EnvSpec = catalog.get("envs", name)()
+    return spec
