@@ -1,0 +1,74 @@
+"""Plays many episodes over processes, one file each, and continues where it was stopped."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+from llmo.errors import LlmoError
+from llmo.evaluation.progress import Progress
+from llmo.evaluation.result import EpisodeRecord, Job
+from llmo.evaluation.rollout import chunks, play
+from llmo.registry import valid_name
+
+Place = Callable[[Job], Path]
+"""Where a job's file lies, below the folder of the episodes."""
+
+
+def episode_file(job: Job) -> Path:
+    """``AGENT/SEED/INDEX.jsonl``, with the budget in the name where it is not the instance's own."""
+    budget = "" if job.budget == 1 else f"-budget{job.budget:.3f}"
+    return Path(valid_name("agent", job.agent), str(job.seed), f"{job.index:05d}{budget}.jsonl")
+
+
+def play_all(
+    jobs: Sequence[Job], folder: Path, workers: int, replicas: int = 64, what: str = "episodes", place: Place = episode_file
+) -> list[EpisodeRecord]:
+    """Play every job that has no file yet, and give the records of all.
+
+    Args:
+        jobs: What to play.
+        folder: Where the files lie.
+        workers: Processes; 0 plays in this one.
+        replicas: Episodes that one process plays together.
+        what: For the progress line.
+        place: Where a job's file lies.
+
+    Returns:
+        Records in the order of the jobs.
+
+    Raises:
+        LlmoError: A file belongs to another job, or cannot be read.
+    """  # fmt: skip
+    waiting = [job for job in jobs if not (folder / place(job)).exists()]
+    share = max(1, -(-len(waiting) // max(1, 2 * workers)))
+    groups = chunks(waiting, min(replicas, share))
+    with Progress(what, len(jobs), len(jobs) - len(waiting)) as progress:
+        for group, records in _played(groups, workers):
+            for job, record in zip(group, records, strict=True):
+                record.save(folder / place(job))
+            progress.advance(len(group))
+    found = [EpisodeRecord.load(folder / place(job)) for job in jobs]
+    for job, record in zip(jobs, found, strict=True):
+        if record.result.job != job:
+            raise LlmoError("episode file", str(folder / place(job)), f"that of {job}; choose another folder")
+    return found
+
+
+def _played(groups: Sequence[list[Job]], workers: int):  # type: ignore[no-untyped-def]
+    if not workers:
+        yield from ((group, play(group)) for group in groups)
+        return
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
+        futures = {pool.submit(play, group): group for group in groups}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+def _one_thread() -> None:
+    import torch
+
+    torch.set_num_threads(1)
