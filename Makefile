@@ -26,7 +26,7 @@ wheel: venv
 	$(BIN)/python -m build --wheel --no-isolation
 
 demo: venv
-	$(BIN)/llmo demo --out runs/demo
+	$(BIN)/llmo demo --out runs/demo --resume
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache

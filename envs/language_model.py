@@ -6,7 +6,8 @@ quality may change without notice, under a budget of FLOPs. See `llmo/mdp/instan
 
 from __future__ import annotations
 
-from llmo.mdp.instances import build_problem, draw_instance
+from llmo.mdp.instances import draw_instance
+from llmo.mdp.problem import build_problem
 from llmo.mdp.spec import EnvSpec
 from llmo.registry import environments
 

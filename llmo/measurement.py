@@ -9,7 +9,7 @@ Triple = tuple[float, float, float]
 """One number for each of the three data-source slots."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Measurement:
     """One interval of training and the validation pass that closed it.
 
@@ -56,6 +56,13 @@ class Measurement:
     learning_rate: float
     teacher_loss: float
     diverged: bool
+
+    def __eq__(self, other: object) -> bool:
+        """Whether every number is the same; NaN is the same as NaN here."""
+        return isinstance(other, Measurement) and repr(self) == repr(other)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
 
     @property
     def finite(self) -> bool:

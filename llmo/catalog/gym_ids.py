@@ -8,6 +8,7 @@ from llmo.catalog import declared, get
 from llmo.registry import environments
 
 ENTRY_POINT = "llmo.mdp.env:make"
+VECTOR_ENTRY_POINT = "llmo.mdp.vector_env:make"
 
 
 def register_ids() -> None:
@@ -16,7 +17,14 @@ def register_ids() -> None:
 
     for name in sorted({*declared("envs"), *environments.names()}):
         if name not in gymnasium.registry:
-            gymnasium.register(id=name, entry_point=ENTRY_POINT, kwargs={"name": name})
+            # No order enforcing: the environment itself refuses a step before reset, with an `LlmoError`.
+            gymnasium.register(
+                id=name,
+                entry_point=ENTRY_POINT,
+                vector_entry_point=VECTOR_ENTRY_POINT,
+                order_enforce=False,
+                kwargs={"name": name},
+            )
 
 
 def make_env(name: str, **parameters: Any) -> Any:

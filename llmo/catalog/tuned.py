@@ -7,15 +7,26 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from llmo.errors import LlmoError
+
 FILE = Path("agents") / "tuned.json"
+"""Where the file lies, below the folder that has the plug-in folders."""
 
 
 @cache
 def shipped() -> dict[str, Any]:
-    """The file: ``{"reference", "best_rule", "rules": {NAME: {"parameters", ...}}, ...}``."""
+    """The file: ``{"reference", "best_rule", "instances", ..., "rules": {NAME: {"parameters", "score", ...}}}``.
+
+    Raises:
+        LlmoError: It is not there, or is no such file.
+    """
     from llmo.catalog import ROOT
 
-    content: dict[str, Any] = json.loads((ROOT / FILE).read_text())
+    try:
+        content: dict[str, Any] = json.loads((ROOT / FILE).read_text())
+        _ = content["reference"], content["best_rule"], content["rules"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LlmoError("tuned values", str(FILE), f"the file that `llmo tune --ship` wrote ({error!r})") from error
     return content
 
 
@@ -26,6 +37,12 @@ def tuned_parameters(agent: str) -> dict[str, Any]:
 
 
 def reference_rule() -> str:
-    """Registered name of the rule that scores are relative to."""
+    """Registered name of the rule that scores are relative to: the better of tuned constant and tuned cosine."""
     name: str = shipped()["reference"]
+    return name
+
+
+def best_rule() -> str:
+    """Registered name of the rule that scored best when rules were tuned."""
+    name: str = shipped()["best_rule"]
     return name

@@ -1,27 +1,31 @@
 """The observation: one list of named, scale-free features of a run's history.
 
-The space, the values, the documentation and the plots all read `FEATURES`. What an instance is must not show in them, so they
-are ratios, slopes, cosines and shares (as in LHOPT, Tang et al. 2021), clipped to [-5, 5].
+The space, the values, the documentation and the plots all read `FEATURES`. What an instance is must not show in them,
+so they are ratios, slopes, cosines and shares (as in LHOPT, Tang et al. 2021), clipped to [-5, 5].
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from llmo.diagnostics import readings as read
 from llmo.diagnostics.history import History
 from llmo.hyperparameters import Augmentation, Distillation, Mixing
-from llmo.measurement import Measurement
 
 LIMIT = 5.0
 """Every feature lies in [-LIMIT, LIMIT]."""
-FAMILIES = ("rate", "regularise", "source", "augment", "adapter", "distil", "rollback", "load", "keep")
-"""First words of action names; what the observation remembers of the last two actions."""
+FAMILIES = (
+    "keep", "rate_x0", "rate_x2", "rate_x5", "rate_default", "rate_decay", "regularise_more", "regularise_less",
+    "source_1", "source_2", "source_3", "source_uniform", "source_tracking",
+    "augment", "adapter", "distil", "rollback", "load", "other",
+)  # fmt: skip
+"""How action names begin: what the observation remembers of the last two actions; ``other`` is for all other names."""
 
 
 @dataclass(frozen=True)
@@ -30,140 +34,82 @@ class Feature:
 
     Attributes:
         name: Its name.
-        group: Which part of a run it comes from; groups a run cannot see are zero.
+        group: Which part of a run it comes from; groups that a run cannot see are zero.
+        meaning: What it says, in one line.
         read: The value, from the history.
     """
 
     name: str
     group: str
+    meaning: str
     read: Callable[[History], float]
 
 
-def _log_ratio(a: float, b: float) -> float:
-    return math.log(a / b) if 0 < a < math.inf and 0 < b < math.inf else 0.0
+def family(action: str) -> str:
+    """The one family of `FAMILIES` that an action belongs to."""
+    return next((prefix for prefix in FAMILIES if action.startswith(prefix)), "other")
 
 
-def _back(history: History, steps: int) -> Measurement:
-    return history.measurements[max(0, len(history.measurements) - 1 - steps)]
-
-
-def _gain(steps: int) -> Callable[[History], float]:
-    return lambda h: 10 * _log_ratio(_back(h, steps).validation_loss, h.last.validation_loss)
-
-
-def _source(read: Callable[[History, int], float], slot: int) -> Callable[[History], float]:
-    return lambda h: read(h, slot)
-
-
-def _source_gap(h: History, slot: int) -> float:
-    return 3 * _log_ratio(h.last.source_loss[slot], h.last.validation_loss)
-
-
-def _source_rank(h: History, slot: int) -> float:
-    distance = [abs(loss - h.last.validation_loss) for loss in h.last.source_loss]
-    return 0.0 if math.isnan(distance[slot]) else float(sum(other < distance[slot] for other in distance) - 1)
-
-
-def _source_weight(h: History, slot: int) -> float:
-    return 3 * h.last.mixture[slot] - 1
-
-
-def _source_age(h: History, slot: int) -> float:
-    for back, measurement in enumerate(reversed(h.measurements)):
-        if measurement.source_share[slot] >= 0.5:
-            return back / 8
-    return 2.0
-
-
-def _source_size(h: History, slot: int) -> float:
-    return math.log10(max(1.0, h.last.source_tokens[slot])) - 4
-
-
-def _source_credit(h: History, slot: int) -> float:
-    """Mean validation gain while the source was used, later steps counting more, less the mean over all steps."""
-    gains = [
-        (_log_ratio(a.validation_loss, b.validation_loss), b.source_share[slot], 0.7**age)
-        for age, (a, b) in enumerate(zip(h.measurements[-2::-1], h.measurements[:0:-1], strict=True))
-    ]
-    used = sum(share * weight for _, share, weight in gains)
-    if used < 0.02:
-        return 0.0
-    mean = sum(gain * weight for gain, _, weight in gains) / sum(weight for _, _, weight in gains)
-    return 20 * (sum(gain * share * weight for gain, share, weight in gains) / used - mean)
-
-
-def _source_change(h: History, slot: int) -> float:
-    return 5 * _log_ratio(h.last.source_loss[slot], _back(h, 2).source_loss[slot])
-
-
-def _norm_trend(h: History) -> float:
-    norms = [m.gradient_norm for m in h.measurements[1:]]
-    return _log_ratio(norms[-1], sum(norms) / len(norms)) if norms else 0.0
-
-
-def _ratio_rank(h: History) -> float:
-    """Rank of the last update ratio within the run, 0 to 1."""
-    ratios = [m.update_ratio for m in h.measurements[1:]]
-    return sum(r < ratios[-1] for r in ratios) / max(1, len(ratios) - 1) if ratios else 0.0
-
-
-def _last_action(back: int, family: str) -> Callable[[History], float]:
-    return lambda h: float(len(h.actions) >= back and h.actions[-back].startswith(family))
-
-
-def _is(attribute: str, value: str) -> Callable[[History], float]:
-    return lambda h: float(getattr(h.hyperparameters, attribute) == value)
-
-
-def _rate_multiple(h: History) -> float:
-    rate = h.last.learning_rate or h.hyperparameters.learning_rate
-    return math.log10(max(rate, 1e-12) / h.default_rate)
+_RUN = (
+    Feature("spent", "progress", "share of the budget spent, -1 to 1", lambda h: 2 * h.last.spent - 1),
+    Feature("left_root", "progress", "root of the share of the budget left", read.left_root),
+    Feature("step_share", "progress", "share of the budget that the last step took, times 10", read.step_share),
+    Feature("pretrained", "progress", "whether it started from pre-trained weights", read.pretrained),
+    Feature("loss_level", "loss", "2 log(validation loss / log vocabulary)", read.loss_level),
+    Feature("gain_1", "loss", "10 log(validation loss 1 step ago / now)", read.gain(1)),
+    Feature("gain_2", "loss", "10 log(validation loss 2 steps ago / now)", read.gain(2)),
+    Feature("gain_4", "loss", "10 log(validation loss 4 steps ago / now)", read.gain(4)),
+    Feature("gain_total", "loss", "3 log(first validation loss / now)", read.gain_total),
+    Feature("gain_slope", "loss", "gain of the last step less the mean of the two before", read.gain_slope),
+    Feature("best_gap", "loss", "20 log(validation loss / the best so far)", read.best_gap),
+    Feature("stalled", "loss", "measurements since the best loss, that one included, over 4", read.stalled),
+    Feature("train_gap", "loss", "3 log(training loss / validation loss): the generalisation gap", read.train_gap),
+    Feature("train_gain", "loss", "10 log(training loss 1 step ago / now)", read.train_gain),
+    Feature("norm_trend", "gradient", "log(gradient norm / its mean so far)", read.norm_trend),
+    Feature("clipped", "gradient", "share of the gradients that were clipped", lambda h: h.last.clipped),
+    Feature("momentum_cosine", "gradient", "cosine of gradient and first moment, times 2", read.momentum_cosine),
+    Feature("gradient_noise", "gradient", "log10(noise / signal) of a mini-batch gradient", read.gradient_noise),
+    Feature("update_ratio", "gradient", "log10(norm of the last change / norm of the weights) + 2", read.update_ratio),
+    Feature("update_ratio_rank", "gradient", "rank of that ratio within the run, 0 to 1", read.ratio_rank),
+    Feature("rate", "settings", "log10(learning rate / default)", read.rate),
+    Feature("base_rate", "settings", "log10(learning rate before decay / default)", read.base_rate),
+    Feature("decaying", "settings", "whether the rate decays to zero", read.decaying),
+    Feature("regularisation", "settings", "levels of regularisation above the default", read.regularisation),
+    Feature("lora", "settings", "whether an adapter is trained", lambda h: float(h.adapter == "lora")),
+    Feature("rank", "settings", "rank of the adapter, over 4", lambda h: h.rank / 4),
+    Feature("teacher_gap", "teacher", "5 log(validation loss / the teacher's)", read.teacher_gap),
+    Feature("has_teacher", "teacher", "whether there is a teacher", read.has_teacher),
+)
+_SOURCE = (
+    ("gap", "3 log(training loss on source {} / validation loss)", read.source_gap),
+    ("gap_rank", "rank of source {} by distance from the validation loss, -1 (nearest) to 1", read.source_rank),
+    ("weight", "mixture weight of source {}: 0 for a third, 2 for all", read.source_weight),
+    ("age", "steps since source {} gave half of the batches, over 8", read.source_age),
+    ("size", "log10(tokens of source {} / 10,000)", read.source_size),
+    ("credit", "validation gain while source {} was used, less the mean", read.source_credit),
+    ("change", "5 log(training loss on source {} / that of 2 steps ago)", read.source_change),
+)
 
 
 def _features() -> tuple[Feature, ...]:
-    features = [
-        Feature("spent", "progress", lambda h: 2 * h.last.spent - 1),
-        Feature("left_root", "progress", lambda h: math.sqrt(max(0.0, 1 - h.last.spent))),
-        Feature("step_share", "progress", lambda h: 10 * (h.last.spent - _back(h, 1).spent)),
-        Feature("pretrained", "progress", lambda h: float(h.start == "pretrained")),
-        Feature("gain_1", "loss", _gain(1)),
-        Feature("gain_2", "loss", _gain(2)),
-        Feature("gain_4", "loss", _gain(4)),
-        Feature("gain_total", "loss", lambda h: 3 * _log_ratio(h.measurements[0].validation_loss, h.last.validation_loss)),
-        Feature("gain_slope", "loss", lambda h: _gain(1)(h) - 0.5 * (_gain(3)(h) - _gain(1)(h))),
-        Feature("best_gap", "loss", lambda h: 20 * _log_ratio(h.last.validation_loss, h.last.best_validation_loss)),
-        Feature("stalled", "loss", lambda h: sum(m.best_validation_loss == h.last.best_validation_loss for m in h.measurements) / 4),
-        Feature("train_gap", "loss", lambda h: 3 * _log_ratio(h.last.train_loss, h.last.validation_loss)),
-        Feature("train_gain", "loss", lambda h: 10 * _log_ratio(_back(h, 1).train_loss, h.last.train_loss)),
-        Feature("norm_trend", "gradient", _norm_trend),
-        Feature("clipped", "gradient", lambda h: h.last.clipped),
-        Feature("momentum_cosine", "gradient", lambda h: 2 * h.last.momentum_cosine),
-        Feature("gradient_cosine", "gradient", lambda h: 2 * h.last.gradient_cosine),
-        Feature("update_ratio", "gradient", lambda h: math.log10(max(h.last.update_ratio, 1e-6)) + 2),
-        Feature("update_ratio_rank", "gradient", _ratio_rank),
-        Feature("rate", "settings", _rate_multiple),
-        Feature("base_rate", "settings", lambda h: math.log10(h.hyperparameters.learning_rate / h.default_rate)),
-        Feature("decaying", "settings", lambda h: float(h.hyperparameters.decay_from is not None)),
-        Feature("regularisation", "settings", lambda h: h.hyperparameters.regularisation - 1),
-        Feature("lora", "settings", lambda h: float(h.adapter == "lora")),
-        Feature("rank", "settings", lambda h: h.rank / 4),
-        Feature("teacher_gap", "teacher", lambda h: 5 * _log_ratio(h.last.validation_loss, h.last.teacher_loss)),
-        Feature("has_teacher", "teacher", lambda h: float(math.isfinite(h.last.teacher_loss))),
-    ]  # fmt: skip
-    readings = {
-        "gap": _source_gap, "gap_rank": _source_rank, "weight": _source_weight, "age": _source_age,
-        "size": _source_size, "credit": _source_credit, "change": _source_change,
-    }  # fmt: skip
+    features = list(_RUN)
     for slot in range(3):
-        for name, read in readings.items():
-            features.append(Feature(f"source_{slot + 1}_{name}", "sources", _source(read, slot)))
+        for name, meaning, of_slot in _SOURCE:
+            meaning = meaning.format(slot + 1)
+            features.append(Feature(f"source_{slot + 1}_{name}", "sources", meaning, partial(of_slot, slot=slot)))
     for attribute, kind in (("mixing", Mixing), ("augmentation", Augmentation), ("distillation", Distillation)):
-        for value in get_args(kind):
-            features.append(Feature(f"{attribute}_{value}", "settings", _is(attribute, value)))
-    for back in (1, 2):
-        for family in FAMILIES:
-            features.append(Feature(f"action_{back}_{family}", "actions", _last_action(back, family)))
+        for choice in get_args(kind):
+            meaning = f"whether {attribute} is {choice}"
+            features.append(Feature(f"{attribute}_{choice}", "settings", meaning, read.setting(attribute, choice)))
+    for back, when in ((1, "last"), (2, "last but one")):
+        for name in FAMILIES:
+            meaning = f"whether the {when} action was of the family {name}"
+            features.append(Feature(f"action_{back}_{name}", "actions", meaning, _took(back, name)))
     return tuple(features)
+
+
+def _took(back: int, name: str) -> Callable[[History], float]:
+    return lambda h: float(len(h.actions) >= back and family(h.actions[-back]) == name)
 
 
 FEATURES = _features()

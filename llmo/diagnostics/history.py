@@ -14,6 +14,7 @@ class History:
 
     Attributes:
         start: From scratch, or pre-trained.
+        vocabulary: How many tokens there are; a uniform guess has a loss of log(vocabulary).
         default_rate: The published default rate of the current adapter.
         hyperparameters: Current settings.
         adapter: What is trained now.
@@ -24,6 +25,7 @@ class History:
     """
 
     start: Start
+    vocabulary: int
     default_rate: float
     hyperparameters: Hyperparameters
     adapter: Adapter = "full"

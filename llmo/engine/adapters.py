@@ -8,50 +8,43 @@ different rank, run through one program.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
 
-from llmo.engine.layout import MAX_RANK, Layout
+from llmo.engine.layout import MAX_RANK, Layout, Linear
 
 SCALING = 2.0
 
 
-def _factors(layout: Layout, adapters: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Views A [n, R, inputs] and B [n, outputs, R] of each linear layer."""
+def _factors(layout: Layout, adapters: Tensor) -> Iterator[tuple[Linear, Tensor, Tensor]]:
+    """Each linear layer with views of its A [n, R, inputs] and B [n, outputs, R]."""
     n = len(adapters)
-    views = []
     for linear in layout.linears:
         a = adapters[:, linear.a : linear.b].view(n, MAX_RANK, linear.inputs)
         end = linear.b + MAX_RANK * linear.outputs
-        b = adapters[:, linear.b : end].view(n, linear.outputs, MAX_RANK)
-        views.append((a, b))
-    return views
+        yield linear, a, adapters[:, linear.b : end].view(n, linear.outputs, MAX_RANK)
 
 
-def effective_weights(layout: Layout, weights: Tensor, adapters: Tensor) -> Tensor:
-    """Weights with the adapter merged in: a new tensor [n, P].
+def _matrices(linear: Linear, rows: Tensor) -> Tensor:
+    """The layer's weight in each row: a view [n, outputs, inputs]."""
+    end = linear.weight + linear.outputs * linear.inputs
+    return rows[:, linear.weight : end].view(len(rows), linear.outputs, linear.inputs)
 
-    Args:
-        layout: The flat order.
-        weights: Base weights [n, P].
-        adapters: Factors [n, Q].
-    """
-    result = weights.clone()
-    for linear, (a, b) in zip(layout.linears, _factors(layout, adapters), strict=True):
-        end = linear.weight + linear.outputs * linear.inputs
-        view = result[:, linear.weight : end].view(len(weights), linear.outputs, linear.inputs)
-        view.baddbmm_(b, a, alpha=SCALING)
-    return result
+
+def merge(layout: Layout, weights: Tensor, adapters: Tensor) -> Tensor:
+    """Add adapters [n, Q] to weights [n, P], in place, and give them back."""
+    for linear, a, b in _factors(layout, adapters):
+        _matrices(linear, weights).add_(torch.bmm(b, a), alpha=SCALING)
+    return weights
 
 
 def adapter_gradient(layout: Layout, gradient: Tensor, adapters: Tensor) -> Tensor:
     """Gradient of the factors [n, Q] from the gradient in the effective weights [n, P]."""
     result = torch.zeros_like(adapters)
-    pairs = zip(layout.linears, _factors(layout, adapters), _factors(layout, result), strict=True)
-    for linear, (a, b), (da, db) in pairs:
-        end = linear.weight + linear.outputs * linear.inputs
-        dw = gradient[:, linear.weight : end].view(len(gradient), linear.outputs, linear.inputs)
+    for (linear, a, b), (_, da, db) in zip(_factors(layout, adapters), _factors(layout, result), strict=True):
+        dw = _matrices(linear, gradient)
         db.copy_(torch.bmm(dw, a.transpose(1, 2))).mul_(SCALING)
         da.copy_(torch.bmm(b.transpose(1, 2), dw)).mul_(SCALING)
     return result
@@ -64,7 +57,6 @@ def grow(layout: Layout, adapter: Tensor, old: int, new: int, seed: int) -> None
     fresh adapter.
     """
     generator = torch.Generator().manual_seed(seed)
-    for linear, (a, _) in zip(layout.linears, _factors(layout, adapter[None]), strict=True):
+    for linear, a, _ in _factors(layout, adapter[None]):
         bound = 1 / math.sqrt(linear.inputs)
-        draw = torch.empty(new - old, linear.inputs).uniform_(-bound, bound, generator=generator)
-        a[0, old:new] = draw
+        a[0, old:new] = torch.empty(new - old, linear.inputs).uniform_(-bound, bound, generator=generator)

@@ -1,6 +1,8 @@
-"""Which sequences a replica trains on: source mixing, windows, and corruption of the inputs, all by counter."""
+"""Which sequences replicas train on: source mixing, windows, and corruption of the inputs, all by counter."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +17,9 @@ TOKEN_NOISE = 0.1
 SPAN_SHARE = 0.15
 TRACKING_TEMPERATURE = 0.2
 TRACKING_MEMORY = 0.5
+
+Seeds = NDArray[np.uint64]
+Steps = NDArray[np.int64]
 
 
 def fixed_mixture(mixing: Mixing) -> NDArray[np.float64]:
@@ -42,43 +47,55 @@ def tracking_mixture(
     return TRACKING_MEMORY * mixture + (1 - TRACKING_MEMORY) * target
 
 
-def draw_batch(
-    task: Task,
-    seed: int,
-    step: int,
+def draw_batches(
+    tasks: Sequence[Task],
+    seeds: Seeds,
+    steps: Steps,
     batch: int,
-    mixture: NDArray[np.float64],
-    roles: tuple[int, ...],
-    augmentation: Augmentation,
-    vocabulary: int,
-) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """One training batch.
+    mixtures: NDArray[np.float64],
+    roles: Sequence[tuple[int, ...]],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """One training batch for each of n replicas.
 
     Args:
-        task: Where sequences come from.
-        seed: The replica's seed.
-        step: The replica's data cursor.
-        batch: Sequences.
-        mixture: Weights of the three slots.
-        roles: Which material each slot holds at present.
-        augmentation: How inputs are corrupted.
-        vocabulary: Number of token ids.
+        tasks: Where each one's sequences come from, n of them with sequences of one length.
+        seeds: The replicas' seeds, [n].
+        steps: Their data cursors, [n].
+        batch: B, sequences in each batch.
+        mixtures: Weights of the three slots, [n, 3].
+        roles: Which material each slot holds at present, [n, 3].
 
     Returns:
-        Inputs [B, T], labels [B, T] and the slot of each sequence [B].
+        Token ids [n, B, T + 1] and the slot of each sequence [n, B].
     """
-    seeds, steps = np.array([seed], np.uint64), np.array([step], np.int64)
-    u = uniform(seeds, steps, SOURCE, batch)[0]
-    slots = np.minimum(np.searchsorted(np.cumsum(mixture), u, side="right"), 2)
-    sequences = task.draw(np.asarray(roles)[slots], uniform(seeds, steps, WINDOW, batch)[0])
-    inputs, labels = sequences[:, :-1], sequences[:, 1:]
+    u = uniform(seeds, steps, SOURCE, batch)
+    edges = np.cumsum(mixtures[:, :2], axis=1)
+    slots = (u[:, :, None] >= edges[:, None, :]).sum(-1)
+    materials = np.take_along_axis(np.asarray(roles), slots, axis=1)
+    where = uniform(seeds, steps, WINDOW, batch)
+    return np.stack([task.draw(*drawn) for task, *drawn in zip(tasks, materials, where, strict=True)]), slots
+
+
+def corrupt(
+    inputs: NDArray[np.int64], augmentation: Augmentation, seeds: Seeds, steps: Steps, vocabulary: int
+) -> NDArray[np.int64]:
+    """Inputs of n replicas with the same augmentation, corrupted.
+
+    Args:
+        inputs: Token ids [n, B, T].
+        augmentation: How.
+        seeds: The replicas' seeds, [n].
+        steps: Their data cursors, [n].
+        vocabulary: Number of token ids.
+    """
+    if augmentation == "off":
+        return inputs
+    _, batch, tokens = inputs.shape
     if augmentation == "token_noise":
-        hit = uniform(seeds, steps, NOISE, inputs.size).reshape(inputs.shape) < TOKEN_NOISE
-        other = (uniform(seeds, steps, NOISE_TOKEN, inputs.size) * vocabulary).astype(np.int64)
-        inputs = np.where(hit, other.reshape(inputs.shape), inputs)
-    elif augmentation == "span_masking":
-        length = max(1, round(SPAN_SHARE * inputs.shape[1]))
-        start = (uniform(seeds, steps, SPAN, batch)[0] * (inputs.shape[1] - length + 1)).astype(np.int64)
-        place = np.arange(inputs.shape[1])[None] - start[:, None]
-        inputs = np.where((place >= 0) & (place < length), 0, inputs)
-    return inputs, labels, slots
+        hit = uniform(seeds, steps, NOISE, batch * tokens) < TOKEN_NOISE
+        other = (uniform(seeds, steps, NOISE_TOKEN, batch * tokens) * vocabulary).astype(np.int64)
+        return np.where(hit.reshape(inputs.shape), other.reshape(inputs.shape), inputs)
+    length = max(1, round(SPAN_SHARE * tokens))
+    start = (uniform(seeds, steps, SPAN, batch) * (tokens - length + 1)).astype(np.int64)
+    place = np.arange(tokens) - start[:, :, None]
+    return np.where((place >= 0) & (place < length), 0, inputs)

@@ -7,6 +7,7 @@ whatever the other rows are and however many there are.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -16,8 +17,8 @@ from torch.func import functional_call, vmap
 from llmo.engine.dropout import BlockDropout
 from llmo.engine.layout import Layout
 
-Loss = Callable[[Tensor], Tensor]
-"""Logits [n, B, T, V] to the loss per position [n, B, T]."""
+Loss = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Logits [n, B, T, V] to the loss per position [n, B, T] that is trained, and the one that is reported."""
 
 
 class Executor(Protocol):
@@ -26,16 +27,32 @@ class Executor(Protocol):
     layout: Layout
 
     def gradient(self, weights: Tensor, inputs: Tensor, loss: Loss, masks: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Loss per sequence [n, B] and gradient of its mean over the batch [n, P]."""
+        """One training pass; what it gives is valid until the next.
+
+        Args:
+            weights: [n, P].
+            inputs: Token ids [n, B, T].
+            loss: From the logits.
+            masks: Dropout masks [n, L, B, T, width], or None.
+
+        Returns:
+            The reported loss of each sequence [n, B], and the gradient of the trained loss' mean over the batch [n, P].
+        """
 
     def logits(self, weights: Tensor, inputs: Tensor) -> Tensor:
         """Logits [n, B, T, V] without gradients."""
 
 
+@lru_cache(maxsize=16)
+def _causal(tokens: int) -> tuple[Tensor, Tensor]:
+    mask = torch.full((tokens, tokens), torch.finfo(torch.float32).min).triu(1)[None, None]
+    return mask, torch.arange(tokens)[None]
+
+
 def causal_inputs(tokens: int) -> dict[str, Tensor | bool]:
     """Explicit positions and a 4-D causal mask: what the classes would build themselves, in a form vmap can batch."""
-    mask = torch.full((tokens, tokens), torch.finfo(torch.float32).min).triu(1)[None, None]
-    return {"attention_mask": mask, "position_ids": torch.arange(tokens)[None], "use_cache": False}
+    mask, positions = _causal(tokens)
+    return {"attention_mask": mask, "position_ids": positions, "use_cache": False}
 
 
 class Single:
@@ -50,12 +67,13 @@ class Single:
         self.model = model.train()
         self.dropout = BlockDropout(model)
         self._bound = 0
-        self._gradient = torch.zeros(1, self.layout.size)
+        self._gradient = torch.zeros(1, self.layout.width)
         views = self.layout.unflatten(self._gradient[0])
         for name, parameter in model.named_parameters():
             parameter.grad = views[name]
 
     def _bind(self, row: Tensor) -> None:
+        # The parameters keep the row alive, so that no other row can come to lie where it does.
         if row.data_ptr() != self._bound:
             views = self.layout.unflatten(row)
             for name, parameter in self.model.named_parameters():
@@ -63,14 +81,13 @@ class Single:
             self._bound = row.data_ptr()
 
     def gradient(self, weights: Tensor, inputs: Tensor, loss: Loss, masks: Tensor | None) -> tuple[Tensor, Tensor]:
-        """See `Executor.gradient`; n is 1, and the gradient row is valid until the next call."""
+        """See `Executor.gradient`; n is 1."""
         self._bind(weights[0])
         self.dropout.masks = None if masks is None else masks[0]
         self._gradient.zero_()
-        logits = self.model(input_ids=inputs[0], **causal_inputs(inputs.shape[-1])).logits[None]
-        per_sequence = loss(logits).mean(-1)
-        per_sequence.mean().backward()  # type: ignore[no-untyped-call]
-        return per_sequence.detach(), self._gradient
+        trained, reported = loss(self.model(input_ids=inputs[0], **causal_inputs(inputs.shape[-1])).logits[None])
+        trained.mean().backward()
+        return reported.detach().mean(-1), self._gradient
 
     @torch.no_grad()
     def logits(self, weights: Tensor, inputs: Tensor) -> Tensor:
@@ -92,6 +109,7 @@ class Vmapped:
         self.layout = Layout(model)
         self.model = model.train()
         self.dropout = BlockDropout(model)
+        self._gradient = torch.zeros(0, self.layout.width)
         self._plain = vmap(lambda parameters, ids: self._forward(parameters, ids, None))
         self._dropped = vmap(self._forward)
 
@@ -103,12 +121,17 @@ class Vmapped:
 
     def gradient(self, weights: Tensor, inputs: Tensor, loss: Loss, masks: Tensor | None) -> tuple[Tensor, Tensor]:
         """See `Executor.gradient`."""
-        leaf = weights.detach().requires_grad_(True)
-        parameters = self.layout.unflatten(leaf)
-        logits = self._plain(parameters, inputs) if masks is None else self._dropped(parameters, inputs, masks)
-        per_sequence = loss(logits).mean(-1)
-        (gradient,) = torch.autograd.grad(per_sequence.mean(-1).sum(), leaf)
-        return per_sequence.detach(), gradient
+        # Each parameter is a leaf of its own: the gradient of one flat leaf would be put together by a slow `cat`.
+        leaves = {name: view.detach().requires_grad_() for name, view in self.layout.unflatten(weights).items()}
+        logits = self._plain(leaves, inputs) if masks is None else self._dropped(leaves, inputs, masks)
+        trained, reported = loss(logits)
+        pieces = torch.autograd.grad(trained.mean((-2, -1)).sum(), list(leaves.values()))
+        if len(self._gradient) < len(weights):
+            self._gradient = torch.zeros(len(weights), self.layout.width)
+        gradient = self._gradient[: len(weights)]
+        for view, piece in zip(self.layout.unflatten(gradient).values(), pieces, strict=True):
+            view.copy_(piece)
+        return reported.detach().mean(-1), gradient
 
     @torch.no_grad()
     def logits(self, weights: Tensor, inputs: Tensor) -> Tensor:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import accumulate
 
 import torch
 from torch import Tensor, nn
 
 MAX_RANK = 8
 """Rank that the adapter row has room for; unused rows of A and columns of B are zero and stay so."""
+ALIGNED = 16
+"""Floats in a cache line; rows are padded with zeros to a multiple."""
 
 
 @dataclass(frozen=True)
@@ -29,8 +32,9 @@ class Layout:
         model: Any module; only names and shapes are read.
 
     Attributes:
-        size: P, the length of a weight row.
-        adapter_size: Q, the length of an adapter row.
+        size: Number of parameters.
+        width: P, the length of a weight row: `size`, padded.
+        adapter_width: Q, the length of an adapter row.
         linears: The layers an adapter attaches to: every `nn.Linear` but the output head.
     """
 
@@ -40,7 +44,8 @@ class Layout:
         self.shapes = tuple(p.shape for p in parameters.values())
         self.sizes = tuple(p.numel() for p in parameters.values())
         self.size = sum(self.sizes)
-        starts = dict(zip(self.names, torch.tensor((0, *self.sizes[:-1])).cumsum(0).tolist(), strict=True))
+        self.width = _padded(self.size)
+        starts = dict(zip(self.names, accumulate((0, *self.sizes)), strict=False))
         head = getattr(model, "get_output_embeddings", lambda: None)()
         self.linears: list[Linear] = []
         position = 0
@@ -50,16 +55,20 @@ class Layout:
             a, b = position, position + MAX_RANK * module.in_features
             position = b + MAX_RANK * module.out_features
             self.linears.append(Linear(starts[f"{name}.weight"], a, b, module.out_features, module.in_features))
-        self.adapter_size = position
+        self.adapter_width = _padded(position)
 
     def flatten(self, model: nn.Module) -> Tensor:
-        """A copy of the model's parameters as one row, [P]."""
+        """A copy of the model's parameters in a row, [size]."""
         return torch.cat([p.detach().reshape(-1).float() for p in model.parameters()])
 
     def unflatten(self, rows: Tensor) -> dict[str, Tensor]:
         """Views of rows [..., P] by parameter name, each [..., *shape]."""
-        pieces = rows.split(self.sizes, -1)
+        pieces = rows[..., : self.size].split(self.sizes, -1)
         return {
             name: piece.view(*piece.shape[:-1], *shape)
             for name, piece, shape in zip(self.names, pieces, self.shapes, strict=True)
         }
+
+
+def _padded(size: int) -> int:
+    return -(-size // ALIGNED) * ALIGNED

@@ -7,60 +7,53 @@ from torch import Tensor
 
 CLIP_NORM = 1.0
 BETAS = (0.9, 0.95)
+EPSILON = 1e-8
 
 
 class RowAdamW:
     """`torch.optim.AdamW` with one parameter group a row and its moments in flat buffers.
 
     Args:
-        rows: What is trained, [n, P]; updated in place.
-
-    Attributes:
-        first: First moments [n, P].
-        second: Second moments [n, P].
-        steps: Optimizer steps taken by each row, [n].
+        weights: What is trained, [N, P]; updated in place.
+        moments: First moments [N, P], second moments [N, P] and optimizer steps taken [N]; updated in place.
     """
 
-    def __init__(self, rows: Tensor) -> None:
-        self.first = torch.zeros_like(rows)
-        self.second = torch.zeros_like(rows)
-        self.steps = torch.zeros(len(rows))
-        self._rows = list(rows)
-        groups = [{"params": [row]} for row in self._rows]
-        self._optimizer = torch.optim.AdamW(groups, lr=0.0, betas=BETAS, weight_decay=0.0, fused=True)
-        for index, row in enumerate(self._rows):
-            self._optimizer.state[row] = {
-                "step": self.steps[index],
-                "exp_avg": self.first[index],
-                "exp_avg_sq": self.second[index],
-            }
+    def __init__(self, weights: Tensor, moments: tuple[Tensor, Tensor, Tensor]) -> None:
+        # Views made once: making them at every step costs as much as the kernel.
+        self._rows = list(zip(weights, *moments, strict=True))
 
-    def step(self, rows: list[int], gradient: Tensor, rates: list[float], decays: list[float]) -> None:
-        """One update of some rows.
+    def first(self, row: int) -> Tensor:
+        """First moments of a row, [P]."""
+        return self._rows[row][1]
+
+    def step(self, row: int, gradient: Tensor, rate: float, decay: float) -> None:
+        """One update of one row.
 
         Args:
-            rows: Which.
-            gradient: Clipped gradients, [len(rows), P].
-            rates: Their learning rates.
-            decays: Their decoupled weight decays.
+            row: Which.
+            gradient: Clipped gradient, [P].
+            rate: Learning rate.
+            decay: Decoupled weight decay.
         """
-        for row in self._rows:
-            row.grad = None
-        for index, row_gradient, rate, decay in zip(rows, gradient, rates, decays, strict=True):
-            self._rows[index].grad = row_gradient
-            group = self._optimizer.param_groups[index]
-            group["lr"], group["weight_decay"] = rate, decay
-        self._optimizer.step()
+        weights, first, second, steps = self._rows[row]
+        steps += 1
+        # What `torch.optim.AdamW(fused=True)` calls, without its bookkeeping, which costs more than the update.
+        torch._fused_adamw_(
+            [weights], [gradient], [first], [second], [], [steps],
+            lr=rate, beta1=BETAS[0], beta2=BETAS[1], weight_decay=decay, eps=EPSILON, amsgrad=False, maximize=False,
+        )  # fmt: skip
 
     def reset(self, row: int) -> None:
         """Forget a row's moments and step count."""
-        self.first[row].zero_()
-        self.second[row].zero_()
-        self.steps[row] = 0
+        for moment in self._rows[row][1:]:
+            moment.zero_()
 
 
-def clip_rows(gradient: Tensor) -> Tensor:
-    """Scale each row's gradient to a norm of at most `CLIP_NORM`, in place; gives the norms before, [n]."""
-    norms = torch.linalg.vector_norm(gradient, dim=1)
-    gradient.mul_((CLIP_NORM / norms.clamp_min(CLIP_NORM)).unsqueeze(1))
+def clip_rows(gradient: Tensor) -> list[float]:
+    """Scale each row [n, P] to a norm of at most `CLIP_NORM`, in place; gives the norms before."""
+    # One row at a time: a reduction over all of them may add in another order when there is only one.
+    norms = [torch.linalg.vector_norm(row).item() for row in gradient]
+    for row, norm in zip(gradient, norms, strict=True):
+        if norm > CLIP_NORM:
+            row.mul_(CLIP_NORM / norm)
     return norms

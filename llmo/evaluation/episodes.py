@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
@@ -57,7 +57,7 @@ def play_all(
     return found
 
 
-def _played(groups: Sequence[list[Job]], workers: int):  # type: ignore[no-untyped-def]
+def _played(groups: Sequence[list[Job]], workers: int) -> Iterator[tuple[list[Job], list[EpisodeRecord]]]:
     if not workers:
         yield from ((group, play(group)) for group in groups)
         return

@@ -18,7 +18,7 @@ from llmo.tasks.text import PARTS
 
 
 def chunks(jobs: Sequence[Job], replicas: int) -> list[list[Job]]:
-    """Jobs in groups of at most `replicas` that train models of one shape for about equally many steps, the costly first.
+    """Jobs in groups of at most `replicas` that train models of one shape for about equally long, the costly first.
 
     Who is in a group changes how fast it is, not what comes out.
     """
@@ -42,21 +42,29 @@ def chunks(jobs: Sequence[Job], replicas: int) -> list[list[Job]]:
     return groups
 
 
-def play(jobs: Sequence[Job], on_step: Callable[[], None] | None = None) -> list[EpisodeRecord]:
+def play(
+    jobs: Sequence[Job],
+    on_step: Callable[[], None] | None = None,
+    player: Agent | None = None,
+    population: Population | None = None,
+) -> list[EpisodeRecord]:
     """Play jobs of one environment together, to their ends.
 
     Args:
         jobs: At least one; all of the same environment and executor.
         on_step: Called after each environment step of the population.
+        player: Plays all the jobs, instead of their agents.
+        population: Where they are played, with a slot for each; by default a new one.
 
     Returns:
         Their records, in order.
     """
     started = time.perf_counter()
     spec = env_spec(jobs[0].env)
-    population = Population(spec, len(jobs), executor=jobs[0].executor)
+    if population is None:
+        population = Population(spec, len(jobs), executor=jobs[0].executor)
     instances = [spec.draw(job.split, job.index, job.budget) for job in jobs]
-    players = list(_players(jobs, spec))
+    players = list(_players(jobs, spec, player))
     schedules = {}
     for agent, slots in players:
         starts = [instances[slot].start for slot in slots]
@@ -88,14 +96,14 @@ def play(jobs: Sequence[Job], on_step: Callable[[], None] | None = None) -> list
     ]  # fmt: skip
 
 
-def _players(jobs: Sequence[Job], spec: EnvSpec) -> Iterator[tuple[Agent, list[int]]]:
-    """One agent for all the jobs that have the same one, with their slots."""
+def _players(jobs: Sequence[Job], spec: EnvSpec, player: Agent | None) -> Iterator[tuple[Agent, list[int]]]:
+    """One agent for all the jobs that have the same one, with their slots; or the given player for all jobs."""
     groups: dict[str, list[int]] = {}
     for slot, job in enumerate(jobs):
-        groups.setdefault(repr((job.agent, job.parameters, job.seed)), []).append(slot)
+        groups.setdefault("" if player else repr((job.agent, job.parameters, job.seed)), []).append(slot)
     for slots in groups.values():
         job = jobs[slots[0]]
-        agent: Agent = catalog.make_agent(job.agent, **dict(job.parameters))
+        agent: Agent = player or catalog.make_agent(job.agent, **dict(job.parameters))
         agent.bind(spec.space)
         agent.reset([agent_seed(jobs[slot]) for slot in slots])
         yield agent, slots

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from llmo.errors import LlmoError
+from llmo.mdp.population import valid_action
 from llmo.mdp.sb3_env import PopulationVecEnv
 
 
@@ -47,6 +48,8 @@ class WorkerVecEnv(VecEnv):
         LlmoError: `replicas` is no multiple of `workers`.
     """
 
+    render_mode: str | None = None
+
     def __init__(self, env: str, replicas: int, workers: int, **parameters: Any) -> None:
         if workers < 1 or replicas % workers:
             raise LlmoError("replicas", replicas, f"a multiple of the number of workers, {workers}")
@@ -73,11 +76,13 @@ class WorkerVecEnv(VecEnv):
             status = self._processes[worker].exitcode
             raise RuntimeError(f"worker process {worker} has ended with status {status}") from error
 
-    def _answer(self, worker: int) -> Any:
-        sound, value = self._receive(worker)
-        if not sound:
-            raise value
-        return value
+    def _answers(self) -> list[Any]:
+        """What every worker answers; all are heard before an error of one is raised."""
+        answers = [self._receive(worker) for worker in range(len(self._pipes))]
+        for sound, value in answers:
+            if not sound:
+                raise value
+        return [value for _, value in answers]
 
     def _send(self, method: str, values: Sequence[tuple[Any, ...]]) -> None:
         for pipe, arguments in zip(self._pipes, values, strict=True):
@@ -85,7 +90,7 @@ class WorkerVecEnv(VecEnv):
 
     def _ask(self, method: str, *arguments: Any) -> list[Any]:
         self._send(method, [arguments] * len(self._pipes))
-        return [self._answer(worker) for worker in range(len(self._pipes))]
+        return self._answers()
 
     def reset(self) -> NDArray[np.float32]:
         """Begin an episode in every slot; observations [N, F]."""
@@ -96,13 +101,18 @@ class WorkerVecEnv(VecEnv):
         return [value for values in self._ask("seed", seed) for value in values]
 
     def step_async(self, actions: NDArray[np.int64]) -> None:
-        """Send the actions [N] to the workers."""
+        """Send the actions [N] to the workers.
+
+        Raises:
+            LlmoError: One is no index of the menu; nothing has changed then.
+        """
+        for action in actions:
+            valid_action(action, self.action_space.n)  # type: ignore[attr-defined]
         self._send("step", [(part,) for part in np.split(np.asarray(actions), len(self._pipes))])
 
     def step_wait(self) -> tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.bool_], list[dict[str, Any]]]:
         """Wait for every worker; see SB3's `VecEnv.step_wait`."""
-        answers = [self._answer(worker) for worker in range(len(self._pipes))]
-        observations, rewards, dones, infos = zip(*answers, strict=True)
+        observations, rewards, dones, infos = zip(*self._answers(), strict=True)
         gathered = [info for part in infos for info in part]
         return np.concatenate(observations), np.concatenate(rewards), np.concatenate(dones), gathered
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -12,7 +14,6 @@ from llmo.diagnostics.features import LIMIT
 from llmo.errors import LlmoError
 from llmo.mdp.population import Population, Snapshot, Step
 from llmo.mdp.spec import EnvSpec, env_spec
-from llmo.tasks.text import PARTS
 
 DRAWN = 2**31
 """Instances of a split that a reset without one draws from."""
@@ -31,10 +32,10 @@ class TrainingEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         budget_scale: Multiplies every instance's budget.
 
     Raises:
-        LlmoError: No such split or reward, or a negative instance.
+        LlmoError: No such split, reward or render mode, or a number is out of its range.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 2}
+    metadata: dict[str, Any] = {"render_modes": ["ansi", "rgb_array"], "render_fps": 2}
 
     def __init__(
         self,
@@ -46,24 +47,16 @@ class TrainingEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         strict: bool = False,
         budget_scale: float = 1.0,
     ) -> None:
-        if split not in PARTS:
-            raise LlmoError("split", split, PARTS)
         if render_mode not in (None, *self.metadata["render_modes"]):
             raise LlmoError("render mode", render_mode, self.metadata["render_modes"])
-        if budget_scale <= 0:
-            raise LlmoError("budget scale", budget_scale, "a positive number")
-        self.spec_ = spec
+        spec.draw(split, 0 if instance is None else instance, budget_scale)
         self.split = split
         self.instance = instance
         self.render_mode = render_mode
         self.budget_scale = budget_scale
-        self.action_names = spec.space.actions
-        self.feature_names = spec.space.features
-        self.action_space = gymnasium.spaces.Discrete(len(self.action_names))
-        self.observation_space = gymnasium.spaces.Box(-LIMIT, LIMIT, (len(self.feature_names),), np.float32)
+        self.action_names, self.feature_names = spec.space.actions, spec.space.features
+        self.observation_space, self.action_space = spaces(spec)
         self.population = Population(spec, 1, reward, strict)
-        if instance is not None:
-            spec.draw(split, instance, budget_scale)
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -76,12 +69,21 @@ class TrainingEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
 
         Returns:
             The observation [F], and an info with the action mask and the first measurement.
+
+        Raises:
+            LlmoError: No such option or instance; nothing has changed then.
         """
+        given = {"instance": self.instance} | (options or {})
+        for option in given:
+            if option != "instance":
+                raise LlmoError("reset option", option, ("instance",))
+        index, draw = given["instance"], self.population.spec.draw
+        if index is not None:
+            draw(self.split, index, self.budget_scale)
         super().reset(seed=seed)
-        index = (options or {}).get("instance", self.instance)
         if index is None:
             index = int(self.np_random.integers(DRAWN))
-        self.population.reset({0: self.spec_.draw(self.split, index, self.budget_scale)})
+        self.population.reset({0: draw(self.split, index, self.budget_scale)})
         return self.population.observe(0), self._info()
 
     def step(
@@ -125,6 +127,12 @@ class TrainingEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         return step_info(self.population, 0, step)
 
 
+def spaces(spec: EnvSpec) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Discrete]:
+    """The observation space [F] and the action space of one run."""
+    observations = gymnasium.spaces.Box(-LIMIT, LIMIT, (len(spec.space.features),), np.float32)
+    return observations, gymnasium.spaces.Discrete(len(spec.menu))
+
+
 def step_info(population: Population, slot: int, step: Step | None) -> dict[str, Any]:
     """The info of one slot: mask, measurement, instance, and after a step what was done."""
     episode = population.episode(slot)
@@ -140,5 +148,22 @@ def step_info(population: Population, slot: int, step: Step | None) -> dict[str,
 
 
 def make(name: str, **parameters: Any) -> TrainingEnv:
-    """The environment of a registered name: what `gymnasium.make` calls."""
-    return TrainingEnv(env_spec(name), **parameters)
+    """The environment of a registered name: what `gymnasium.make` calls.
+
+    Raises:
+        LlmoError: No such environment, or it has no such parameter.
+    """
+    return TrainingEnv(env_spec(name), **known_parameters(name, TrainingEnv, parameters))
+
+
+def known_parameters(name: str, maker: Callable[..., Any], parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The parameters themselves.
+
+    Raises:
+        LlmoError: The maker of the environment `name` lacks one of them.
+    """
+    accepted = [parameter for parameter in inspect.signature(maker).parameters if parameter != "spec"]
+    for parameter in parameters:
+        if parameter not in accepted:
+            raise LlmoError(f"parameter of {name}", parameter, accepted)
+    return parameters

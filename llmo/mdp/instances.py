@@ -1,28 +1,24 @@
 """Instances: everything that makes one training problem, drawn from a seeded distribution.
 
-`train`, `dev` and `test` share no text, no seed and no model shape. Text windows come from one of several groups of their
-cell, so instances of different groups share no validation or test text either.
+`train`, `dev` and `test` share no text, no seed and no model shape. An optimizer step is 2 sequences of 32 tokens.
+`problem.py` builds what is drawn here.
 """
 
 from __future__ import annotations
 
+import math
+import numbers
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from llmo.budget import sequence_cost
-from llmo.engine.layout import Layout
-from llmo.engine.models import VOCABULARY, ModelShape, build_model, llama_config, load_pretrained
-from llmo.engine.run import Problem
+from llmo.engine.models import ModelShape, llama_config
 from llmo.errors import LlmoError
-from llmo.hyperparameters import Hyperparameters, Start, default_learning_rate
-from llmo.tasks.causal_lm import CausalLM
-from llmo.tasks.text import DOMAINS, PARTS, load_corpus
+from llmo.hyperparameters import Start
+from llmo.tasks.text import DOMAINS, PARTS
 
 SHAPES = {
     "train": (ModelShape(20, 1), ModelShape(32, 2)),
@@ -34,6 +30,7 @@ TOKENS = 32
 BATCH = 2
 VALIDATION_SEQUENCES, TEST_SEQUENCES = 32, 128
 TEXT_GROUPS = 8
+"""Stretches that each held-out text is cut into; instances of different stretches share no validation or test text."""
 STEPS = (14, 24)
 """Least and most environment steps of an episode that only keeps."""
 BUDGET_FACTOR = 16.0
@@ -128,12 +125,15 @@ def draw_instance(part: str, index: int, budget_scale: float = 1.0) -> Instance:
         budget_scale: Multiplies the budget, and nothing else; for measuring speed-up.
 
     Raises:
-        LlmoError: No such part, or a negative index.
+        LlmoError: No such part, no such index, or the scale is not positive and finite.
     """
     if part not in PARTS:
         raise LlmoError("split", part, PARTS)
-    if index < 0:
+    if isinstance(index, bool) or not isinstance(index, numbers.Integral) or index < 0:
         raise LlmoError("instance", index, "an index from 0")
+    if not 0 < budget_scale < math.inf:
+        raise LlmoError("budget scale", budget_scale, "a positive finite number")
+    index = int(index)
     rng = np.random.default_rng([PARTS.index(part), index])
     domain = str(rng.choice(DOMAINS))
     others = [other for other in DOMAINS if other != domain]
@@ -155,7 +155,7 @@ def draw_instance(part: str, index: int, budget_scale: float = 1.0) -> Instance:
     return Instance(
         part=part,
         index=index,
-        seed=int(rng.integers(2**62)) * 3 + PARTS.index(part),
+        seed=int(rng.integers(2**61)) * 3 + PARTS.index(part),
         shape=shape,
         domain=domain,
         text_group=f"{domain}/{rng.integers(TEXT_GROUPS)}",
@@ -175,7 +175,7 @@ def draw_instance(part: str, index: int, budget_scale: float = 1.0) -> Instance:
 
 
 def _draw_size(rng: np.random.Generator, part: str) -> tuple[ModelShape, int, int]:
-    """Model shape, environment steps and optimizer steps in each, for a budget drawn from a factor of `BUDGET_FACTOR`."""
+    """Model shape, environment steps, optimizer steps in each: for a budget drawn from a range of `BUDGET_FACTOR`."""
     small, large = SHAPES[part]
     factor = BUDGET_FACTOR ** rng.random()
     affordable = plain_cost(large, LEAST_INTERVAL) / plain_cost(small, LEAST_INTERVAL)
@@ -204,71 +204,3 @@ def _another_order(rng: np.random.Generator, order: tuple[int, ...]) -> tuple[in
         other = tuple(int(i) for i in rng.permutation(3))
         if other != order:
             return other
-
-
-def _material(rng: np.random.Generator, source: Source, part: str) -> NDArray[np.int16]:
-    corpus = load_corpus()
-    cell = (source.domain, part, "training")
-    text = corpus.tokens[cell]
-    wanted = max(4 * TOKENS, min(len(text), round(source.bytes * len(text) / corpus.bytes[cell])))
-    start = int(rng.integers(len(text) - wanted + 1))
-    material = text[start : start + wanted].copy()
-    if source.noise:
-        hit = rng.random(wanted) < source.noise
-        material[hit] = rng.choice(text, int(hit.sum()))
-    return material
-
-
-def _windows(rng: np.random.Generator, text: NDArray[np.int16], group: int, count: int) -> NDArray[np.int64]:
-    """Windows of one group's stretch of a held-out text; without overlap as far as it has room."""
-    size = len(text) // TEXT_GROUPS
-    stretch = text[group * size : (group + 1) * size]
-    places = np.arange(0, len(stretch) - TOKENS, TOKENS)
-    if len(places) < count:
-        places = np.arange(0, len(stretch) - TOKENS, max(1, (len(stretch) - TOKENS) // count))
-    starts = rng.choice(places, count, replace=len(places) < count)
-    return np.stack([stretch[start : start + TOKENS + 1] for start in starts]).astype(np.int64)
-
-
-def _start_weights(rng: np.random.Generator, instance: Instance) -> Tensor:
-    if instance.start == "scratch":
-        model: Any = build_model(instance.shape, int(rng.integers(2**31)))
-        return Layout(model).flatten(model)
-    model = load_pretrained(f"base-{instance.base}-{instance.shape}")
-    weights = Layout(model).flatten(model)
-    if instance.damage:
-        noise = torch.from_numpy(rng.standard_normal(len(weights)).astype(np.float32))
-        sizes = [p.numel() for p in model.parameters()]
-        scales = torch.cat([p.detach().std().expand(size) for p, size in zip(model.parameters(), sizes, strict=True)])
-        weights = weights + instance.damage * scales.nan_to_num() * noise
-    return weights
-
-
-def build_problem(instance: Instance) -> Problem:
-    """The texts, weights and settings of an instance, ready for a `Run` of its shape."""
-    rng = np.random.default_rng(instance.seed)
-    corpus = load_corpus()
-    group = int(instance.text_group.rpartition("/")[2])
-    held_out = [corpus.tokens[instance.domain, instance.part, split] for split in ("validation", "test")]
-    task = CausalLM(
-        tuple(_material(rng, source, instance.part) for source in instance.sources),
-        _windows(rng, held_out[0], group, VALIDATION_SEQUENCES),
-        _windows(rng, held_out[1], group, TEST_SEQUENCES),
-    )
-    weights = _start_weights(rng, instance)
-    rate = instance.rate_factor * default_learning_rate(len(weights), instance.start, "full")
-    return Problem(
-        task=task,
-        weights=weights,
-        teacher=load_pretrained(instance.teacher) if instance.teacher else None,
-        start=instance.start,
-        hyperparameters=Hyperparameters(learning_rate=rate),
-        roles=((0.0, (0, 1, 2)), *instance.changes),
-        interval=instance.interval,
-        batch=BATCH,
-        budget=instance.budget,
-        seed=instance.seed % 2**63,
-    )
-
-
-assert VOCABULARY <= np.iinfo(np.int16).max

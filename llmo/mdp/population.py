@@ -1,7 +1,7 @@
 """The one core behind every environment: N training runs that step together.
 
-Each slot plays its own instance. Slots whose models have the same shape share one `Run`, so that they train in one program.
-A slot's numbers depend on its instance and its actions alone, not on the other slots or on how many there are.
+Each slot plays its own instance. Slots whose models have the same shape share one `Run`, so that they train in one
+program. A slot's numbers depend on its instance and its actions alone, not on the other slots or on how many there are.
 """
 
 from __future__ import annotations
@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmo.agent import Schedule
 from llmo.diagnostics.features import observe
 from llmo.diagnostics.history import History
 from llmo.engine.models import ModelShape
-from llmo.engine.run import Run, Schedule
-from llmo.engine.run import Snapshot as RowSnapshot
+from llmo.engine.run import Run
+from llmo.engine.state import Snapshot as RowSnapshot
 from llmo.errors import LlmoError
 from llmo.mdp.instances import Instance
 from llmo.mdp.reference import ReferenceCurves
@@ -139,6 +140,7 @@ class Population:
             run.states[slot].schedule = (schedules or {}).get(slot)
             history = History(
                 start=problem.start,
+                vocabulary=run.config.vocab_size,
                 default_rate=run.default_rate(slot),
                 hyperparameters=problem.hyperparameters,
                 neutral=frozenset(instance.neutral),
@@ -172,8 +174,8 @@ class Population:
             actions: Action index by slot.
 
         Raises:
-            LlmoError: An action is no index of the menu, an episode has not begun or is over, or, if strict, an action is
-                masked. Nothing has changed then.
+            LlmoError: An action is no index of the menu, an episode has not begun or is over, or, if strict, an action
+                is masked. Nothing has changed then.
         """
         chosen = {slot: valid_action(action, len(self.spec.menu)) for slot, action in actions.items()}
         taken = {slot: self._unmask(slot, index) for slot, index in chosen.items()}
@@ -208,7 +210,9 @@ class Population:
         history.default_rate = run.default_rate(slot)
         episode.masked += taken != chosen
         episode.ended = after.diverged or run.affordable_steps(slot) < 1
-        reference = self._reference.gain(episode.instance, before.spent, after.spent) if self._reference else 0.0
+        # An early end is charged what the reference still gains, or diverging would be a way out.
+        until = 1.0 if episode.ended else after.spent
+        reference = self._reference.gain(episode.instance, before.spent, until) if self._reference else 0.0
         value = reward(self.reward, history.measurements[0], before, after, episode.ended, reference)
         return Step(value, episode.ended, self.spec.menu[taken], taken != chosen, after)
 

@@ -36,13 +36,13 @@ def reward(
     """The reward of one step.
 
     Args:
-        name: ``gain``: the step's gain; ``relative``: minus what the reference gained over the same FLOPs; ``final``: the
-            episode's whole gain, at its end.
+        name: ``gain``: the step's gain; ``relative``: minus what the reference gained over the same FLOPs, at the end
+            over all that were left; ``final``: the episode's whole gain, at its end.
         first: The episode's first measurement.
         before: The one before the step.
         after: The one after it.
         ended: Whether the episode is over.
-        reference_gain: The reference's gain over the same FLOPs; read by ``relative`` only.
+        reference_gain: What ``relative`` subtracts; no other reward reads it.
     """
     penalty = DIVERGED if after.diverged else 0.0
     if name == "final":

@@ -9,7 +9,7 @@ from llmo import catalog
 from llmo.actions.action import Action
 from llmo.agent import Space
 from llmo.diagnostics.features import NAMES
-from llmo.engine.run import Problem
+from llmo.engine.state import Problem
 from llmo.mdp.instances import Instance
 
 

@@ -22,30 +22,38 @@ class SoftTargetCrossEntropy(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, labels: Tensor, teacher: Tensor | None, weight: Tensor | None) -> Tensor:
-        """See `Task.loss` for the shapes."""
-        normaliser = torch.logsumexp(logits, -1, keepdim=True)
-        loss = (normaliser - logits.gather(-1, labels[..., None])).squeeze(-1)
+    def forward(
+        ctx: Any, logits: Tensor, labels: Tensor, teacher: Tensor | None, weight: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """See `Task.loss`."""
+        top = logits.amax(-1, keepdim=True)
+        exponentials = (logits - top).exp_()
+        total = exponentials.sum(-1, keepdim=True)
+        normaliser = total.log() + top
+        hard = (normaliser - logits.gather(-1, labels[..., None])).squeeze(-1)
+        trained, taught = hard.clone(), None
         if teacher is not None and weight is not None:
-            weight = weight.view(-1, 1, 1)
+            taught = weight.nonzero().squeeze(1)
+            share = weight[taught].view(-1, 1, 1)
+            cross = normaliser[taught].squeeze(-1) - (teacher * logits[taught]).sum(-1)
             entropy = torch.special.entr(teacher).sum(-1)
-            cross = normaliser.squeeze(-1) * teacher.sum(-1) - (teacher * logits).sum(-1)
-            loss = (1 - weight) * loss + weight * (cross - entropy)
-        ctx.save_for_backward(logits, normaliser, labels, teacher, weight)
-        return loss
+            trained[taught] = (1 - share) * hard[taught] + share * (cross - entropy)
+        ctx.taught = taught
+        ctx.save_for_backward(exponentials, total, labels, teacher, weight)
+        ctx.mark_non_differentiable(hard)
+        return trained, hard
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         """Closed form, see the class."""
-        logits, normaliser, labels, teacher, weight = ctx.saved_tensors
-        result = (logits - normaliser).exp_()
-        if teacher is None:
-            hard = torch.full_like(normaliser, -1.0)
-        else:
-            hard = (weight - 1).unsqueeze(-1).expand_as(normaliser)
-            result.sub_(teacher * weight.unsqueeze(-1))
-        result.scatter_add_(-1, labels[..., None], hard)
-        return result.mul_(gradients[0][..., None]), None, None, None
+        exponentials, total, labels, teacher, weight = ctx.saved_tensors
+        upstream = gradients[0][..., None]
+        result = exponentials * (upstream / total)
+        share = torch.zeros_like(total) if weight is None else weight.view(-1, 1, 1, 1)
+        result.scatter_add_(-1, labels[..., None], upstream * (share - 1))
+        if teacher is not None:
+            result[ctx.taught] -= teacher * (upstream * share)[ctx.taught]
+        return result, None, None, None
 
 
 @tasks.register("causal_lm")
@@ -74,16 +82,18 @@ class CausalLM(Task):
 
     def draw(self, material: NDArray[np.int64], u: NDArray[np.float64]) -> NDArray[np.int64]:
         """See `Task.draw`: a window at a uniform offset."""
-        window = np.arange(self.tokens + 1)
-        rows = []
-        for index, where in zip(material, u, strict=True):
+        windows = np.empty((len(material), self.tokens + 1), np.int64)
+        for window, index, where in zip(windows, material.tolist(), u.tolist(), strict=True):
             source = self.sources[index]
-            rows.append(source[int(where * (len(source) - self.tokens)) + window])
-        return np.stack(rows).astype(np.int64)
+            start = int(where * (len(source) - self.tokens))
+            window[:] = source[start : start + self.tokens + 1]
+        return windows
 
-    def loss(self, logits: Tensor, labels: Tensor, teacher: Tensor | None, weight: Tensor | None) -> Tensor:
+    def loss(
+        self, logits: Tensor, labels: Tensor, teacher: Tensor | None, weight: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
         """See `Task.loss`."""
-        result: Tensor = SoftTargetCrossEntropy.apply(logits, labels, teacher, weight)
+        result: tuple[Tensor, Tensor] = SoftTargetCrossEntropy.apply(logits, labels, teacher, weight)
         return result
 
 

@@ -55,20 +55,23 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def loss(self, logits: Tensor, labels: Tensor, teacher: Tensor | None, weight: Tensor | None) -> Tensor:
-        """The loss that is trained, per position.
+    def loss(
+        self, logits: Tensor, labels: Tensor, teacher: Tensor | None, weight: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The loss per position, of n replicas.
 
         Args:
             logits: [n, B, T, V].
             labels: [n, B, T].
-            teacher: Teacher probabilities [n, B, T, V], or None.
+            teacher: Teacher probabilities [k, B, T, V] of the k replicas with a positive weight, in order; or None.
             weight: Share of the loss that comes from the teacher, [n], in [0, 1]; None without a teacher.
 
         Returns:
-            [n, B, T], differentiable with respect to `logits`.
+            What is trained [n, B, T], differentiable with respect to `logits`; and the loss of the labels alone [n, B, T],
+            not differentiable.
         """
 
     @torch.no_grad()
     def score(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss that is reported, lower is better: mean over all but the first axis, [n]."""
-        return self.loss(logits, labels, None, None).double().mean(dim=(1, 2))
+        return self.loss(logits, labels, None, None)[1].double().flatten(1).mean(1)

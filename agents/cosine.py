@@ -1,0 +1,34 @@
+"""Warm-up and cosine decay: what most language models are trained with (Loshchilov and Hutter 2017)."""
+
+from __future__ import annotations
+
+from llmo.registry import agents
+from llmo.rules import share
+from llmo.schedules import PEAKS, PlainSchedule, cosine
+
+
+@agents.register("cosine")
+class Cosine(PlainSchedule):
+    """Linear warm-up, then half a cosine.
+
+    Args:
+        scratch: Peak rate from scratch, as a multiple of the default.
+        pretrained: The same from pre-trained weights.
+        warmup: Share of the budget that warms up.
+        floor: Final rate over peak rate, 0 to 1.
+    """
+
+    grid = {
+        "scratch": PEAKS,
+        "pretrained": PEAKS,
+        "warmup": (0.0, 0.05, 0.1, 0.2),
+        "floor": (0.0, 0.1, 0.25, 0.5, 0.75),
+    }
+
+    def __init__(self, scratch: float = 1.0, pretrained: float = 1.0, warmup: float = 0.05, floor: float = 0.1) -> None:
+        super().__init__(scratch, pretrained)
+        self.warmup, self.floor = share("warmup", warmup, 0.9), share("floor", floor)
+
+    def shape(self, spent: float) -> float:
+        """See `ScheduleRule.shape`."""
+        return cosine(spent, self.warmup, self.floor)

@@ -1,0 +1,39 @@
+"""The loss-tracking mixture under a schedule: the three-line rule that anything learned about sources has to beat."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from llmo.registry import agents
+from llmo.rules import View, share
+from llmo.schedules import PEAKS, ScheduleRule, trapezoid
+
+
+@agents.register("tracking")
+class Tracking(ScheduleRule[None]):
+    """The tracking mixture from the start; a constant rate, then linear decay to zero.
+
+    Args:
+        scratch: Rate from scratch, as a multiple of the default.
+        pretrained: The same from pre-trained weights.
+        decay: Share of the budget, at its end, over which the rate decays.
+    """
+
+    grid = {"scratch": PEAKS, "pretrained": PEAKS, "decay": (0.05, 0.1, 0.2, 0.35, 0.5, 0.7)}
+
+    def __init__(self, scratch: float = 1.0, pretrained: float = 1.0, decay: float = 0.35) -> None:
+        super().__init__(scratch, pretrained)
+        self.decay = share("decay", decay)
+
+    def shape(self, spent: float) -> float:
+        """See `ScheduleRule.shape`."""
+        return trapezoid(spent, 0.0, self.decay)
+
+    def begin(self, random: np.random.Generator) -> None:
+        """Nothing is remembered."""
+
+    def choose(self, view: View, memory: None) -> tuple[str, str]:
+        """See `Rule.choose`."""
+        if view.value("mixing_tracking") <= 0 and view.allows("source_tracking"):
+            return "source_tracking", "the sources are mixed by how near their losses are to the validation loss"
+        return "keep", self.rate_now(view)

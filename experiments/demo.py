@@ -1,0 +1,44 @@
+"""The main job in one command: `llmo demo --out runs/demo`.
+
+Learns a policy for a few minutes, compares it with every hand rule on held-out training problems, and draws the report.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from llmo.registry import experiments
+
+ENV = "llmo/LanguageModel-v0"
+
+
+@experiments.register("demo")
+def demo(
+    out: Path = Path("runs/demo"),
+    steps: int = 6144,
+    demonstrations: int = 128,
+    instances: int = 32,
+    seed: int = 0,
+    resume: bool = False,
+) -> None:
+    """Learn a policy, compare it with every hand rule, draw the report.
+
+    Args:
+        out: Folder for everything.
+        steps: Environment steps to learn from.
+        demonstrations: Episodes of the scripted teacher that are imitated first.
+        instances: Held-out instances to compare on.
+        seed: Of everything random in learning.
+        resume: Continue in the folder.
+    """
+    from llmo import catalog
+
+    train, benchmark, report = (catalog.get("experiments", name) for name in ("train", "benchmark", "report"))
+    workers = len(os.sched_getaffinity(0))
+    print(f"1 of 3: PPO learns how to train small language models, on {workers} cores")
+    train(ENV, steps=steps, demonstrations=demonstrations, seed=seed, out=out / "train", resume=resume)
+    print(f"2 of 3: the policy against every hand rule, on {instances} training problems that it has never met")
+    benchmark(policy=[str(out / "train" / "policy")], instances=instances, out=out / "benchmark", resume=resume)
+    print("3 of 3: the report")
+    report(out / "benchmark", train=out / "train")

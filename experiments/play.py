@@ -1,0 +1,59 @@
+"""Plays one episode and shows it step by step; the record can be replayed.
+
+llmo play llmo/LanguageModel-v0 --agent reflection --instance 3 --out runs/play
+llmo replay runs/play
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from llmo.registry import experiments
+
+
+@experiments.register("play")
+def main(
+    env: str = "llmo/LanguageModel-v0",
+    agent: str = "reflection",
+    instance: int = 0,
+    split: Literal["train", "dev", "test"] = "dev",
+    budget: float = 1.0,
+    seed: int = 0,
+    policy: str = "",
+    out: Path = Path("runs/play"),
+) -> None:
+    """Play one episode and show it step by step.
+
+    Args:
+        env: Registered name of the environment.
+        agent: Registered name of the agent.
+        instance: Index of the instance in its split.
+        split: Which instances.
+        budget: Multiple of the instance's own budget.
+        seed: Of what is random in the agent.
+        policy: Folder of a learned policy, for the agents that need one.
+        out: Folder that gets the episode's record.
+    """
+    import torch
+
+    from llmo.evaluation.episodes import episode_file
+    from llmo.evaluation.result import Job
+    from llmo.evaluation.rollout import play
+    from llmo.mdp import render
+    from llmo.mdp.population import Population
+    from llmo.mdp.spec import env_spec
+
+    torch.set_num_threads(1)
+    parameters = (("policy", policy),) if policy else ()
+    job = Job(env, split, instance, agent, parameters, seed, budget, executor="single")
+    population = Population(env_spec(env), executor="single")
+
+    def show() -> None:
+        print(render.as_text(population.episode(0).history), flush=True)
+
+    (record,) = play([job], on_step=show, population=population)
+    record.save(out / episode_file(job))
+    result = record.result
+    print(f"{agent}: validation loss {result.initial_validation_loss:.3f} -> {result.validation_loss:.3f}")
+    print(f"test loss {result.test_loss:.3f}, reward {result.total_reward:.2f}, written to {out / episode_file(job)}")

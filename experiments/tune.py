@@ -1,0 +1,163 @@
+"""Tunes the hand rules on train instances: what `agents/tuned.json` ships. Test text is not read.
+
+llmo tune --out runs/tune --ship
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmo import catalog
+from llmo.catalog.tuned import FILE, reference_rule
+from llmo.errors import LlmoError
+from llmo.registry import experiments
+from llmo.run_dir import RunDir, write_text_atomic
+
+if TYPE_CHECKING:
+    from llmo.evaluation.result import Job
+
+REFERENCES = ("constant", "cosine")
+"""The better of these is what benchmarks are relative to."""
+
+
+def tunable(names: Sequence[str] | None) -> dict[str, type[Any]]:
+    """The agents that have a grid, by name; all of them for None.
+
+    Raises:
+        LlmoError: There is no such agent, or it has no grid.
+    """
+    catalog.load("agents")
+    registry = catalog.KINDS["agents"]
+    found = {name: registry.get(name) for name in registry.names() if getattr(registry.get(name), "grid", None)}
+    for name in names or ():
+        if name not in found:
+            raise LlmoError("agent to tune", name, found)
+    return {name: found[name] for name in names or found}
+
+
+def defaults(agent: type[Any]) -> dict[str, Any]:
+    """The values of the parameters on the grid that an agent has untuned."""
+    parameters = inspect.signature(agent).parameters
+    return {name: parameters[name].default for name in agent.grid}
+
+
+def episode_file(job: Job) -> Path:
+    """Where a job's file lies: by rule, by parameters, by instance."""
+    folder = ",".join(f"{name}={value}" for name, value in job.parameters)
+    return Path(job.agent, folder, f"{job.index:05d}.jsonl")
+
+
+@experiments.register("tune")
+def main(
+    out: Path = Path("runs/tune"),
+    instances: int = 64,
+    agents: list[str] | None = None,
+    env: str = "llmo/LanguageModel-v0",
+    workers: int = 2,
+    ship: bool = False,
+    resume: bool = False,
+) -> None:
+    """Tune the hand rules on train instances.
+
+    Args:
+        out: Folder for `tuned.json` and for every episode.
+        instances: How many train instances, from index 0.
+        agents: Which rules; all that have a grid by default.
+        env: Registered name of the environment.
+        workers: Processes; 0 plays in this one.
+        ship: Whether to write `agents/tuned.json` too; needs all rules.
+        resume: Whether to continue in a folder that has episodes already.
+    """
+    if instances < 2:
+        raise LlmoError("instances", instances, "at least 2")
+    if ship and agents is not None:
+        raise LlmoError("--ship", f"with --agents {','.join(agents)}", "a tuning of all rules")
+    classes = tunable(agents)
+    with RunDir(out, resume) as run:
+        result = tune(run.path, classes, env, instances, workers)
+        text = json.dumps(result, indent=1) + "\n"
+        write_text_atomic(out / "tuned.json", text)
+        if ship:
+            write_text_atomic(catalog.ROOT / FILE, text)
+    print(table(result))
+
+
+def tune(folder: Path, classes: dict[str, type[Any]], env: str, count: int, workers: int) -> dict[str, Any]:
+    """Tune some rules.
+
+    Args:
+        folder: Where episodes are kept.
+        classes: The rules' classes by registered name.
+        env: Registered name of the environment.
+        count: How many train instances.
+        workers: Processes; 0 plays in this one.
+
+    Returns:
+        The content of `tuned.json`.
+    """
+    from llmo.evaluation.episodes import play_all
+    from llmo.evaluation.provenance import provenance
+    from llmo.evaluation.tuning import BASE, Instances, search, search_all, summary
+    from llmo.mdp.spec import env_spec
+
+    drawn = {index: env_spec(env).draw("train", index, 1.0) for index in range(count)}
+    starts, groups = ({i: getattr(one, name) for i, one in drawn.items()} for name in ("start", "text_group"))
+    instances = Instances(env, starts, groups)
+    steps: dict[str, int] = dict.fromkeys((*classes, BASE[0]), 0)
+
+    def play(jobs: list[Job]) -> dict[Job, float]:
+        records = play_all(jobs, folder / "episodes", workers, what="tuning", place=episode_file)
+        for record in records:
+            steps[record.result.job.agent] += len(record.decisions)
+        return {record.result.job: record.result.validation_loss for record in records}
+
+    searches = {name: search(name, agent.grid, defaults(agent), instances) for name, agent in classes.items()}
+    found, losses = search_all(searches, play)
+    rules = {
+        name: summary(name, agent.grid, found[name], instances, losses) | {"env_steps": steps[name]}
+        for name, agent in classes.items()
+    }
+
+    def best(names: Sequence[str]) -> str:
+        return max(names, key=lambda name: rules[name]["score"]["iqm"])
+
+    references = [name for name in REFERENCES if name in rules]
+    return {
+        "reference": best(references) if references else reference_rule(),
+        "best_rule": best(list(rules)),
+        "env": env,
+        "split": "train",
+        "instances": count,
+        "env_steps": sum(steps.values()),
+        "command": shlex.join(["llmo", *sys.argv[1:]]),
+        **provenance(),
+        "rules": rules,
+    }
+
+
+def table(result: dict[str, Any]) -> str:
+    """The result, for people: the best rule first, with a warning for each optimum at the edge of its grid."""
+    header = f"percent better validation loss than the constant default rate, {result['instances']} train instances"
+    rows = [("rule", "IQM", "95% interval", "scratch", "pretrained", "env steps", "parameters")]
+    rules = sorted(result["rules"].items(), key=lambda item: -item[1]["score"]["iqm"])
+    for name, rule in rules:
+        score = rule["score"]
+        parts = [f"{score[start]:+.2f}" if start in score else "-" for start in ("scratch", "pretrained")]
+        interval = f"[{score['low']:+.2f}, {score['high']:+.2f}]"
+        parameters = " ".join(f"{key}={value}" for key, value in rule["parameters"].items())
+        rows.append((name, f"{score['iqm']:+.2f}", interval, *parts, str(rule["env_steps"]), parameters))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    warnings = [
+        f"{name}: the best {parameter} is at the edge of its grid"
+        for name, rule in rules
+        for parameter in rule["at_edge"]
+    ]
+    names = f"reference {result['reference']}, best rule {result['best_rule']}, {result['env_steps']} env steps in all"
+    return "\n".join([header, *lines, names, *warnings])

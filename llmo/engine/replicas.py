@@ -1,0 +1,219 @@
+"""`Replicas`: N training runs at rest, and what can be done to one between its optimizer steps.
+
+Tensors lie in `Rows`; what is not a tensor lies in one small `State` a row. A snapshot of a row is a copy of both, and
+everything random is counted, so restoring and continuing is bit-identical.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from llmo.budget import Cost, sequence_cost
+from llmo.engine.adapters import grow, merge
+from llmo.engine.batches import fixed_mixture
+from llmo.engine.dropout import blocks
+from llmo.engine.executors import Executor, Single, Vmapped
+from llmo.engine.layout import MAX_RANK
+from llmo.engine.models import ModelShape, build_model
+from llmo.engine.optimizer import RowAdamW
+from llmo.engine.rows import Rows
+from llmo.engine.soft_targets import teacher_loss
+from llmo.engine.state import Problem, Snapshot, State
+from llmo.errors import LlmoError
+from llmo.hyperparameters import Adapter, Hyperparameters, default_learning_rate
+
+FRESH_RANK = 4
+
+
+class Replicas:
+    """N replicas of one model shape.
+
+    Args:
+        shape: Width and depth of every row.
+        replicas: N, at least 1.
+        executor: ``"single"`` (N = 1 only), ``"vmap"``, or None to choose by N.
+
+    Attributes:
+        states: One a row; set by `load`.
+        rows: The tensors.
+
+    Raises:
+        LlmoError: The executor does not fit.
+    """
+
+    def __init__(self, shape: ModelShape, replicas: int = 1, executor: str | None = None) -> None:
+        name = executor or ("single" if replicas == 1 else "vmap")
+        if name not in ("single", "vmap"):
+            raise LlmoError("executor", name, ("single", "vmap"))
+        if replicas < 1 or (name == "single" and replicas != 1):
+            raise LlmoError("replicas", replicas, "1 for the executor 'single', at least 1 for 'vmap'")
+        model = build_model(shape, 0)
+        self.config = model.config
+        self.shape = shape
+        self.executor: Executor = Single(model) if name == "single" else Vmapped(model)
+        self.layout = self.executor.layout
+        self.rows = Rows(replicas, self.layout)
+        self.optimizer = RowAdamW(self.rows.weights, self.rows.moments)
+        self.adapter_optimizer = RowAdamW(self.rows.adapters, self.rows.adapter_moments)
+        self.states: list[State] = [None] * replicas  # type: ignore[list-item]
+        self._averaged = list(self.rows.averaged)
+        self._blocks = len(blocks(model))
+        self._costs: dict[tuple[int, int], Cost] = {}
+
+    @property
+    def replicas(self) -> int:
+        """N."""
+        return len(self.states)
+
+    def load(self, row: int, problem: Problem) -> None:
+        """Start a problem in a row, whatever was there before. Call `evaluate` for its first measurement."""
+        self.rows.start(row, problem.weights)
+        state = State(problem, problem.hyperparameters, mixture=fixed_mixture(problem.hyperparameters.mixing))
+        if problem.teacher is not None:
+            state.teacher_cost = sequence_cost(problem.teacher.config, problem.task.tokens).forward
+            state.teacher_loss = teacher_loss(problem)
+            state.charge(len(problem.task.validation.inputs) * state.teacher_cost)
+        self.states[row] = state
+
+    def snapshot(self, row: int) -> Snapshot:
+        """Everything of a row: weights, moments, averages, best, settings, counters, budget."""
+        return Snapshot(self.rows.buffer[row].clone(), self.states[row].copy())
+
+    def restore(self, row: int, snapshot: Snapshot) -> None:
+        """Put a snapshot into a row; continuing from it is bit-identical within one executor."""
+        self.rows.buffer[row] = snapshot.tensors
+        self.states[row] = snapshot.state.copy()
+
+    # What things cost
+
+    def cost(self, rank: int, tokens: int) -> Cost:
+        """FLOPs of one sequence of this shape with an adapter of some rank (0: none)."""
+        if (rank, tokens) not in self._costs:
+            self._costs[rank, tokens] = sequence_cost(self.config, tokens, rank)
+        return self._costs[rank, tokens]
+
+    def step_cost(self, row: int) -> float:
+        """FLOPs of one optimizer step of a row as it is set now."""
+        state = self.states[row]
+        tokens = state.problem.task.tokens
+        match state.hyperparameters.distillation:
+            case "off":
+                soft = 0.0
+            case "averaged":
+                soft = self.cost(0, tokens).forward
+            case "teacher":
+                soft = state.teacher_cost
+        return state.problem.batch * (self.cost(state.rank, tokens).train + soft)
+
+    def evaluation_cost(self, row: int) -> float:
+        """FLOPs of one validation pass of a row."""
+        state = self.states[row]
+        task = state.problem.task
+        return len(task.validation.inputs) * self.cost(state.rank, task.tokens).forward
+
+    def affordable_steps(self, row: int) -> int:
+        """Optimizer steps of the next interval: the interval's, or what the budget still pays with a validation pass."""
+        state = self.states[row]
+        left = state.problem.budget - state.spent - self.evaluation_cost(row)
+        return max(0, min(state.problem.interval, int(left / self.step_cost(row))))
+
+    # Settings
+
+    def change(self, row: int, **settings: Any) -> None:
+        """Replace hyperparameters of a row; a new mixing mode but tracking resets the mixture."""
+        state = self.states[row]
+        old = state.hyperparameters
+        state.hyperparameters = Hyperparameters(**{**vars(old), **settings})
+        if state.hyperparameters.mixing not in (old.mixing, "tracking"):
+            state.mixture = fixed_mixture(state.hyperparameters.mixing)
+
+    def learning_rate(self, row: int) -> float:
+        """The rate of a row's next optimizer step."""
+        state = self.states[row]
+        if state.schedule is not None:
+            return self.default_rate(row) * state.schedule(state.share)
+        return state.hyperparameters.rate_at(state.share)
+
+    def default_rate(self, row: int) -> float:
+        """The published default rate for a row's size, start and adapter."""
+        state = self.states[row]
+        return default_learning_rate(self.layout.size, state.problem.start, state.adapter)
+
+    # Weights and adapters
+
+    def effective(self, rows: Sequence[int]) -> Tensor:
+        """Weights with adapters merged, [len(rows), P]; `rows.weights` itself where nothing needs copying."""
+        lora = [place for place, row in enumerate(rows) if self.states[row].rank]
+        everything = list(rows) == list(range(self.replicas))
+        if everything and not lora:
+            return self.rows.weights
+        weights = self.rows.weights.clone() if everything else self.rows.weights[list(rows)]
+        if len(lora) == len(rows):
+            merge(self.layout, weights, self.rows.adapters[list(rows)])
+        elif lora:
+            weights[lora] = merge(self.layout, weights[lora], self.rows.adapters[[rows[place] for place in lora]])
+        return weights
+
+    def delivered(self, row: int) -> Tensor:
+        """The weights that a row delivers, [1, P]: the best by validation, its adapter merged; the first before that."""
+        best = slice(row, row + 1)
+        return merge(self.layout, self.rows.best_weights[best].clone(), self.rows.best_adapters[best])
+
+    def fresh_adapter(self, row: int) -> None:
+        """Freeze the weights and train a fresh LoRA adapter of rank `FRESH_RANK`; one in place is merged first."""
+        self.merge_adapter(row)
+        self._keep_relative_rate(row, "lora")
+        self._grow(row, FRESH_RANK)
+
+    def grow_adapter(self, row: int) -> None:
+        """Double the adapter's rank; what the model computes does not change."""
+        self._grow(row, min(MAX_RANK, 2 * self.states[row].rank))
+
+    def _grow(self, row: int, rank: int) -> None:
+        state = self.states[row]
+        seed = (state.problem.seed * 1_000_003 + state.cursor) % 2**63
+        grow(self.layout, self.rows.adapters[row], state.rank, rank, seed)
+        state.rank = rank
+
+    def merge_adapter(self, row: int) -> None:
+        """Merge an adapter into the weights and train all of them; nothing happens without one."""
+        state = self.states[row]
+        if not state.rank:
+            return
+        self.rows.weights[row] = self.effective([row])[0]
+        self.rows.adapters[row].zero_()
+        self.optimizer.reset(row)
+        self.adapter_optimizer.reset(row)
+        self._keep_relative_rate(row, "full")
+        state.rank = 0
+
+    def _keep_relative_rate(self, row: int, adapter: Adapter) -> None:
+        state = self.states[row]
+        relative = state.hyperparameters.learning_rate / self.default_rate(row)
+        state.adapter = adapter
+        self.change(row, learning_rate=relative * self.default_rate(row))
+
+    def load_best(self, row: int) -> None:
+        """Weights, optimizer and hyperparameters of the best validation so far; the average starts again from there.
+
+        Budget, cursor and world move on, and so does the mixture: it answers to the world as it is now.
+
+        Raises:
+            LlmoError: The row has no finite validation loss yet.
+        """
+        state = self.states[row]
+        if state.best_state is None:
+            raise LlmoError("roll back", "no measurement yet", "a run that was evaluated")
+        self.rows.live[row] = self.rows.best[row]
+        settings, state.adapter, state.rank = state.best_state
+        self.change(row, **{**vars(settings), "mixing": state.hyperparameters.mixing})
+        self.rows.averaged[row] = self.effective([row])[0]
+        state.averaged_steps = 0
+
+    def load_averaged(self, row: int) -> None:
+        """Set the effective weights to the running average over about two intervals; an adapter stays on."""
+        adapter = self.effective([row])[0] - self.rows.weights[row]
+        self.rows.weights[row] = self.rows.averaged[row] - adapter

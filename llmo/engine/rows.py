@@ -1,0 +1,51 @@
+"""Where the tensors of N replicas lie: one buffer [N, S], so that a snapshot is one copy.
+
+A row holds the live part (weights, LoRA factors, the moments of both and their step counts), the live part at the best
+validation, and the averaged weights. Every section starts on a cache line, in each row alike: kernels may round differently
+at another alignment, and a row must give the same bits wherever it lies.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from llmo.engine.layout import ALIGNED, Layout
+
+
+class Rows:
+    """The tensors of N replicas.
+
+    Args:
+        replicas: N.
+        layout: The flat order of weights and factors.
+
+    Attributes:
+        buffer: Everything, [N, S].
+        live: What training changes and rolling back restores, [N, L].
+        best: `live` at the best validation, [N, L].
+        weights: [N, P].
+        adapters: LoRA factors, [N, Q]; zero without an adapter.
+        moments: First moments, second moments and step counts of the weights: [N, P], [N, P], [N].
+        adapter_moments: The same of the factors: [N, Q], [N, Q], [N].
+        averaged: Running average of the effective weights, [N, P].
+        best_weights: [N, P].
+        best_adapters: [N, Q].
+    """
+
+    def __init__(self, replicas: int, layout: Layout) -> None:
+        p, q = layout.width, layout.adapter_width
+        widths = (p, p, p, ALIGNED, q, q, q, ALIGNED)
+        size = sum(widths)
+        self.buffer = torch.zeros(replicas, 2 * size + p)
+        self.live, self.best, self.averaged = self.buffer.split((size, size, p), 1)
+        self.weights, first, second, steps, self.adapters, *adapter = self.live.split(widths, 1)
+        self.moments = first, second, steps[:, 0]
+        self.adapter_moments = adapter[0], adapter[1], adapter[2][:, 0]
+        self.best_weights, _, _, _, self.best_adapters, *_ = self.best.split(widths, 1)
+
+    def start(self, row: int, weights: Tensor) -> None:
+        """Forget a row and give it starting weights [P]; they are its best and its average until something better comes."""
+        self.buffer[row] = 0
+        for target in (self.weights, self.best_weights, self.averaged):
+            target[row, : len(weights)] = weights

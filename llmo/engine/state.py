@@ -1,0 +1,144 @@
+"""What a row of a run is besides its tensors: its problem, its settings, its counters and the sums of its interval."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llmo.agent import Schedule
+from llmo.hyperparameters import Adapter, Hyperparameters, Start
+from llmo.tasks.task import Task
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What a row of a run trains: the engine's view of an instance.
+
+    Attributes:
+        task: Data and loss.
+        weights: Starting weights, [P].
+        teacher: A larger model of the same vocabulary, or None.
+        start: From scratch, or pre-trained.
+        hyperparameters: To start with.
+        roles: `(share of the budget, materials of the three slots)`, the first at 0; each holds until the next.
+        interval: Optimizer steps in one environment step, at least 1.
+        batch: Sequences in one optimizer step, at least 1.
+        budget: FLOPs.
+        seed: Of the replica's random streams, 0 to 2**63 - 1.
+    """
+
+    task: Task
+    weights: Tensor
+    teacher: Any
+    start: Start
+    hyperparameters: Hyperparameters
+    roles: tuple[tuple[float, tuple[int, ...]], ...]
+    interval: int
+    batch: int
+    budget: float
+    seed: int
+
+
+@dataclass
+class Interval:
+    """Sums over what happened since the last evaluation; `steps` counts the optimizer steps that changed the weights."""
+
+    steps: int = 0
+    loss: float = 0.0
+    norm: float = 0.0
+    clipped: int = 0
+    source_loss: NDArray[np.float64] = field(default_factory=lambda: np.zeros(3))
+    source_count: NDArray[np.int64] = field(default_factory=lambda: np.zeros(3, np.int64))
+    momentum_cosine: float = 0.0
+    gradient_cosine: float = 0.0
+    update_ratio: float = 0.0
+    learning_rate: float = 0.0
+    cost: float = 0.0
+
+    def copy(self) -> Interval:
+        """A copy that shares nothing that changes."""
+        result = copy.copy(self)
+        result.source_loss, result.source_count = self.source_loss.copy(), self.source_count.copy()
+        return result
+
+
+@dataclass
+class State:
+    """Everything of one row that is not a tensor.
+
+    Attributes:
+        problem: What it trains.
+        hyperparameters: Current settings.
+        teacher_cost: FLOPs of the teacher's forward pass of one sequence; 0 without a teacher.
+        adapter: What is trained now.
+        rank: Rank of the adapter; 0 without one.
+        cursor: Training batches drawn; never goes back.
+        spent: FLOPs; never goes back.
+        step: Environment steps taken.
+        mixture: Sampling weights of the three slots.
+        source_loss: Last known training loss of each slot; NaN for one never sampled.
+        loss: Last validation loss.
+        best_loss: The lowest so far.
+        best_state: Settings, adapter and rank at the lowest; None before it.
+        teacher_loss: Validation loss of the teacher; NaN without one.
+        averaged_steps: Optimizer steps in the averaged weights.
+        diverged: Whether a loss or gradient was NaN or Inf; such a row trains no further.
+        schedule: Sets the rate instead of the hyperparameters; None for no schedule.
+        interval: Sums since the last evaluation.
+    """
+
+    problem: Problem
+    hyperparameters: Hyperparameters
+    teacher_cost: float = 0.0
+    adapter: Adapter = "full"
+    rank: int = 0
+    cursor: int = 0
+    spent: float = 0.0
+    step: int = 0
+    mixture: NDArray[np.float64] = field(default_factory=lambda: np.full(3, 1 / 3))
+    source_loss: NDArray[np.float64] = field(default_factory=lambda: np.full(3, np.nan))
+    loss: float = math.inf
+    best_loss: float = math.inf
+    best_state: tuple[Hyperparameters, Adapter, int] | None = None
+    teacher_loss: float = math.nan
+    averaged_steps: int = 0
+    diverged: bool = False
+    schedule: Schedule | None = None
+    interval: Interval = field(default_factory=Interval)
+
+    @property
+    def share(self) -> float:
+        """Share of the budget spent, 0 to 1."""
+        return min(1.0, self.spent / self.problem.budget)
+
+    @property
+    def roles(self) -> tuple[int, ...]:
+        """Which material each slot holds now; the world changes with the budget spent and never goes back."""
+        share = self.share
+        return [roles for since, roles in self.problem.roles if since <= share][-1]
+
+    def charge(self, flops: float) -> None:
+        """Spend some of the budget."""
+        self.spent += flops
+        self.interval.cost += flops
+
+    def copy(self) -> State:
+        """A copy that shares nothing that changes."""
+        result = copy.copy(self)
+        result.mixture, result.source_loss = self.mixture.copy(), self.source_loss.copy()
+        result.interval = self.interval.copy()
+        return result
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """One row at one moment: its tensors [S], and the rest."""
+
+    tensors: Tensor
+    state: State

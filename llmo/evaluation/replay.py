@@ -1,0 +1,144 @@
+"""Re-executes recorded episodes and says whether every number comes out the same.
+
+The recorded actions are taken again; nobody chooses anew. Only rules that set the rate by a schedule play by themselves,
+since it may change with what they see. What a search agent saw when it looked ahead is not repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmo import catalog
+from llmo.agent import Agent
+from llmo.errors import LlmoError
+from llmo.evaluation.compare import difference
+from llmo.evaluation.result import Decision, EpisodeRecord
+from llmo.evaluation.rollout import play
+from llmo.mdp.spec import env_spec
+
+TOGETHER = 32
+"""Episodes that are re-executed in one population; how many does not change what comes out."""
+
+
+class Recorded(Agent):
+    """Takes the actions that were recorded, with the reasons that were given for them.
+
+    Args:
+        records: One a run.
+    """
+
+    def __init__(self, records: Sequence[EpisodeRecord]) -> None:
+        self.records = records
+
+    def reset(self, seeds: Sequence[int]) -> None:
+        """See `Agent.reset`."""
+        self._step = -1
+
+    def act(
+        self, observation: NDArray[np.float32], mask: NDArray[np.bool_], episode_start: NDArray[np.bool_]
+    ) -> NDArray[np.int64]:
+        """See `Agent.act`; `keep` where the record has ended."""
+        self._step += 1
+        return np.array([self.space.action(move.chosen if move else "keep") for move in self._moves()])
+
+    def explain(self) -> list[str]:
+        """See `Agent.explain`."""
+        return [move.why if move else "" for move in self._moves()]
+
+    def _moves(self) -> list[Decision | None]:
+        """What was recorded of this step, where anything was."""
+        return [dict(enumerate(record.decisions)).get(self._step) for record in self.records]
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One recorded episode and how it is re-executed.
+
+    Attributes:
+        path: Its file.
+        record: What it holds.
+        scheduled: Whether the agent sets the rate by a schedule, and so plays by itself.
+        shape: Shape of its model, in words.
+    """
+
+    path: Path
+    record: EpisodeRecord
+    scheduled: bool
+    shape: str
+
+
+def replay(folder: str) -> list[str]:
+    """Re-execute every episode below a folder.
+
+    Args:
+        folder: What `llmo benchmark` or `llmo play` wrote.
+
+    Returns:
+        A line for each episode file: ``ok   AGENT INDEX``, or one that begins with ``FAIL`` and names the first number
+        that differs.
+
+    Raises:
+        LlmoError: There is no episode below the folder.
+    """
+    paths = sorted(Path(folder).rglob("*.jsonl"))
+    if not paths:
+        raise LlmoError("folder", folder, "one that `llmo benchmark` or `llmo play` wrote episodes to")
+    lines: dict[Path, str] = {}
+    episodes = []
+    for path in paths:
+        try:
+            episodes.append(_read(path))
+        except LlmoError as error:
+            lines[path] = f"FAIL {path.relative_to(folder)}: {error}"
+    for group in _groups(episodes):
+        records = [episode.record for episode in group]
+        jobs = [record.result.job for record in records]
+        played = play(jobs) if group[0].scheduled else play(jobs, player=Recorded(records))
+        for episode, again in zip(group, played, strict=True):
+            lines[episode.path] = _verdict(episode.record, again)
+    return [lines[path] for path in paths]
+
+
+def _read(path: Path) -> Episode:
+    """An episode that can be re-executed: this installation has its environment, its actions and its agent.
+
+    Raises:
+        LlmoError: It cannot.
+    """
+    record = EpisodeRecord.load(path)
+    job = record.result.job
+    spec = env_spec(job.env)
+    for decision in record.decisions:
+        spec.space.action(decision.chosen)
+    schedule = catalog.make_agent(job.agent, **dict(job.parameters)).schedules([record.result.start])[0]
+    return Episode(path, record, schedule is not None, str(spec.draw(job.split, job.index, job.budget).shape))
+
+
+def _groups(episodes: Sequence[Episode]) -> Iterator[list[Episode]]:
+    """Episodes that are re-executed together: of one environment, executor and shape."""
+
+    def key(episode: Episode) -> tuple[str, str, bool, str]:
+        job = episode.record.result.job
+        return job.env, job.executor, episode.scheduled, episode.shape
+
+    for (_, executor, _, _), group in groupby(sorted(episodes, key=key), key):
+        alike = list(group)
+        together = TOGETHER if executor == "vmap" else 1
+        yield from (alike[first : first + together] for first in range(0, len(alike), together))
+
+
+def _verdict(record: EpisodeRecord, again: EpisodeRecord) -> str:
+    """The line of one episode; wall time and what a search looked at are not compared."""
+    job = record.result.job
+    for before, now in zip(record.decisions, again.decisions):
+        if found := difference(before, now):
+            return f"FAIL {job.agent} {job.index} step {before.step}, {found}"
+    result = replace(again.result, wall_s=record.result.wall_s, search_flops=record.result.search_flops)
+    found = difference(len(record.decisions), len(again.decisions), "steps") or difference(record.result, result)
+    return f"FAIL {job.agent} {job.index} {found}" if found else f"ok   {job.agent} {job.index}"

@@ -1,0 +1,103 @@
+"""Interquartile means and their bootstrap intervals, over clustered instances and whole seeds.
+
+The interquartile mean and the percentile intervals are those of Agarwal et al. 2021 ("Deep reinforcement learning at
+the edge of the statistical precipice"); here whole clusters of instances are resampled, because instances of one text
+group are not independent, and whole seeds, because one seed is one training.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+RESAMPLES = 2000
+CONFIDENCE = 0.95
+
+
+def iqm(values: Array) -> float:
+    """Mean of the middle half of the values, [I]: a quarter of them, rounded down, is cut at either end."""
+    return float(resampled_iqm(values[None], np.ones((1, len(values)), np.int64))[0])
+
+
+def resampled_iqm(values: Array, counts: NDArray[np.int64]) -> Array:
+    """The interquartile mean of each resample.
+
+    Args:
+        values: [R, I], or [1, I] where they are the same in every resample.
+        counts: How often each value is in each resample, [R, I].
+
+    Returns:
+        [R].
+    """
+    order = np.argsort(values, axis=1)
+    ordered = np.take_along_axis(values, order, axis=1)
+    counts = counts[:, order[0]] if len(order) == 1 else np.take_along_axis(counts, order, axis=1)
+    end = counts.cumsum(axis=1)
+    total = end[:, -1:]
+    cut = total // 4
+    kept = np.minimum(end, total - cut) - np.maximum(end - counts, cut)
+    kept = np.maximum(kept, 0)
+    means: Array = (kept * ordered).sum(axis=1) / kept.sum(axis=1)
+    return means
+
+
+def probability_of_improvement(ours: Array, theirs: Array) -> float:
+    """Chance that a run of ours has the lower loss than a run of theirs on the same instance; a tie counts half.
+
+    Args:
+        ours: Losses, [seeds, I].
+        theirs: Losses, [their seeds, I].
+    """
+    difference = theirs[None] - ours[:, None]
+    return float(np.mean((difference > 0) + 0.5 * (difference == 0)))
+
+
+def performance_profile(scores: Array, thresholds: Array) -> Array:
+    """Share of the scores, [I], that are at least each threshold, [T]."""
+    shares: Array = (scores[None] >= thresholds[:, None]).mean(axis=1)
+    return shares
+
+
+def worst_decile(scores: Array) -> float:
+    """Mean of the lowest tenth of the scores, [I], rounded up to whole scores."""
+    return float(np.sort(scores)[: -(-len(scores) // 10)].mean())
+
+
+class Bootstrap:
+    """The same resampled instances for everything that is compared on them.
+
+    Args:
+        groups: Cluster of each instance, [I]; a resample draws as many clusters as there are, with replacement, and
+            takes all their instances.
+        seed: Of the draws.
+    """
+
+    def __init__(self, groups: Sequence[str], seed: int = 0) -> None:
+        self._seed = seed
+        names = sorted(set(groups))
+        place = [names.index(group) for group in groups]
+        self._counts = self._draw(len(names), 0)[:, place]
+
+    def seeds(self, agent: str, count: int) -> Array:
+        """Weight of each of an agent's seeds in each resample, [R, seeds], or [1, 1] for one seed; each row sums to 1.
+
+        They follow from the agent's name, so that its interval does not depend on who else is compared.
+        """
+        if count == 1:
+            return np.ones((1, 1))
+        return self._draw(count, zlib.crc32(agent.encode())) / count
+
+    def interval(self, values: Array) -> tuple[float, float]:
+        """Percentile interval of the interquartile mean of values, [R, I] or [1, I]."""
+        tail = 50 * (1 - CONFIDENCE)
+        low, high = np.percentile(resampled_iqm(values, self._counts), [tail, 100 - tail])
+        return float(low), float(high)
+
+    def _draw(self, count: int, stream: int) -> NDArray[np.int64]:
+        rng = np.random.default_rng([self._seed, stream])
+        return rng.multinomial(count, np.full(count, 1 / count), RESAMPLES)

@@ -1,0 +1,119 @@
+"""Builds the problem of an instance: its texts, its weights and its settings, ready for a `Run`."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llmo.engine.layout import Layout
+from llmo.engine.models import build_model, load_pretrained
+from llmo.engine.state import Problem
+from llmo.hyperparameters import Hyperparameters, default_learning_rate
+from llmo.mdp.instances import (
+    BATCH,
+    TEST_SEQUENCES,
+    TEXT_GROUPS,
+    TOKENS,
+    VALIDATION_SEQUENCES,
+    Instance,
+    Source,
+)
+from llmo.tasks.causal_lm import CausalLM
+from llmo.tasks.text import CELLS, Cell, load_corpus
+
+
+def build_problem(instance: Instance) -> Problem:
+    """The problem of an instance; equal instances give equal ones."""
+    rng = np.random.default_rng(instance.seed)
+    group = int(instance.text_group.rpartition("/")[2])
+    task = CausalLM(
+        tuple(_material(rng, source, instance.part) for source in instance.sources),
+        _windows(rng, (instance.domain, instance.part, "validation"), group, VALIDATION_SEQUENCES),
+        _windows(rng, (instance.domain, instance.part, "test"), group, TEST_SEQUENCES),
+    )
+    weights = _start_weights(rng, instance)
+    rate = instance.rate_factor * default_learning_rate(len(weights), instance.start, "full")
+    return Problem(
+        task=task,
+        weights=weights,
+        teacher=load_pretrained(instance.teacher) if instance.teacher else None,
+        start=instance.start,
+        hyperparameters=Hyperparameters(learning_rate=rate),
+        roles=((0.0, (0, 1, 2)), *instance.changes),
+        interval=instance.interval,
+        batch=BATCH,
+        budget=instance.budget,
+        seed=instance.seed,
+    )
+
+
+def _material(rng: np.random.Generator, source: Source, part: str) -> NDArray[np.int16]:
+    """A stretch of the part's own training text; noise replaces tokens by others of the same text."""
+    corpus = load_corpus()
+    cell = (source.domain, part, "training")
+    text = corpus.tokens[cell]
+    wanted = max(4 * TOKENS, min(len(text), round(source.bytes * len(text) / corpus.bytes[cell])))
+    start = int(rng.integers(len(text) - wanted + 1))
+    material = text[start : start + wanted].copy()
+    if source.noise:
+        hit = rng.random(wanted) < source.noise
+        material[hit] = rng.choice(text, int(hit.sum()))
+    return material
+
+
+def _windows(rng: np.random.Generator, cell: Cell, group: int, count: int) -> NDArray[np.int64]:
+    """Windows of T + 1 tokens of one group's stretch of a held-out text; without overlap as far as it has room."""
+    text, own = load_corpus().tokens[cell], _own(cell)
+    size = len(text) // TEXT_GROUPS
+    first, last = group * size, (group + 1) * size - TOKENS
+    step = TOKENS if (last - first) // TOKENS >= count else max(1, (last - first) // count)
+    places = np.arange(first, last, step)
+    places = places[own[places]]
+    starts = rng.choice(places, count, replace=len(places) < count)
+    return np.stack([text[start : start + TOKENS + 1] for start in starts]).astype(np.int64)
+
+
+@lru_cache(maxsize=32)
+def _own(cell: Cell) -> NDArray[np.bool_]:
+    """Where windows begin that stand in no other text: a rule of dashes or a common idiom belongs to nobody."""
+    here = _hashes(cell)
+    return _count(here, np.sort(here)) == _count(here, _all_hashes())
+
+
+def _count(wanted: NDArray[np.uint64], ascending: NDArray[np.uint64]) -> NDArray[np.intp]:
+    return np.searchsorted(ascending, wanted, "right") - np.searchsorted(ascending, wanted, "left")
+
+
+@lru_cache(maxsize=1)
+def _all_hashes() -> NDArray[np.uint64]:
+    return np.sort(np.concatenate([_hashes(cell) for cell in CELLS]))
+
+
+def _hashes(cell: Cell) -> NDArray[np.uint64]:
+    """A 64-bit hash of the window of T + 1 tokens at each place of a text."""
+    text = load_corpus().tokens[cell].astype(np.uint64)
+    factors = np.random.default_rng(0).integers(2**63, size=TOKENS + 1, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
+    windows = len(text) - TOKENS
+    result = np.zeros(windows, np.uint64)
+    for offset, factor in enumerate(factors):
+        result += factor * text[offset : offset + windows]
+    return result
+
+
+def _start_weights(rng: np.random.Generator, instance: Instance) -> Tensor:
+    if instance.start == "scratch":
+        model: Any = build_model(instance.shape, int(rng.integers(2**31)))
+        return Layout(model).flatten(model)
+    model = load_pretrained(f"base-{instance.base}-{instance.shape}")
+    weights = Layout(model).flatten(model)
+    if instance.damage:
+        noise = torch.from_numpy(rng.standard_normal(len(weights)).astype(np.float32))
+        sizes = [p.numel() for p in model.parameters()]
+        scales = torch.cat([p.detach().std().expand(size) for p, size in zip(model.parameters(), sizes, strict=True)])
+        weights = weights + instance.damage * scales.nan_to_num() * noise
+    return weights

@@ -1,0 +1,132 @@
+"""Episode after episode in every slot of a population: what both vector adapters are made of.
+
+An ended episode is followed by the next one in the same step. Which instance a slot plays next follows from the seed,
+the slot's number and how many episodes it has begun, so slots spread over processes play what they would play in one.
+"""
+
+from __future__ import annotations
+
+import numbers
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmo.errors import LlmoError
+from llmo.mdp.env import DRAWN, step_info
+from llmo.mdp.population import Population
+from llmo.mdp.spec import EnvSpec
+
+
+@dataclass(frozen=True)
+class Transition:
+    """What one step of one slot gave.
+
+    Attributes:
+        reward: A finite number.
+        terminated: Whether the episode has ended, so that the slot is in its next one now.
+        info: Of the step.
+        final_observation: The ended episode's last observation [F]; None if it goes on.
+        reset_info: The info of the next episode's reset; None if it goes on.
+    """
+
+    reward: float
+    terminated: bool
+    info: dict[str, Any]
+    final_observation: NDArray[np.float32] | None
+    reset_info: dict[str, Any] | None
+
+
+class Stream:
+    """A population whose slots never stand still.
+
+    Args:
+        spec: The environment.
+        replicas: N slots, at least 1.
+        split: Which instances are drawn.
+        reward: ``gain``, ``relative`` or ``final``.
+        budget_scale: Multiplies every instance's budget.
+        first_slot: Number of the first slot, where this is a part of a larger population.
+
+    Raises:
+        LlmoError: No such split or reward, or a number is out of its range.
+    """
+
+    def __init__(
+        self, spec: EnvSpec, replicas: int, split: str, reward: str, budget_scale: float = 1.0, first_slot: int = 0
+    ) -> None:
+        if replicas < 1:
+            raise LlmoError("replicas", replicas, "at least 1")
+        if first_slot < 0:
+            raise LlmoError("first slot", first_slot, "a number from 0")
+        spec.draw(split, 0, budget_scale)
+        self.population = Population(spec, replicas, reward, executor="vmap")
+        self.split, self.budget_scale, self.first_slot = split, budget_scale, first_slot
+        self._seed = 0
+        self._begun = [0] * replicas
+
+    def seed(self, seed: int) -> None:
+        """Draw the instances from another seed, from the first again.
+
+        Raises:
+            LlmoError: It is no integer from 0.
+        """
+        if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0:
+            raise LlmoError("seed", seed, "an integer from 0")
+        self._seed = int(seed)
+        self._begun = [0] * self.population.replicas
+
+    def reset(self) -> list[dict[str, Any]]:
+        """Begin an episode in every slot; the infos."""
+        slots = range(self.population.replicas)
+        self._begin(slots)
+        return [step_info(self.population, slot, None) for slot in slots]
+
+    def step(self, actions: Sequence[Any] | NDArray[Any]) -> list[Transition]:
+        """One environment step of every slot.
+
+        Args:
+            actions: Action index by slot, [N].
+
+        Raises:
+            LlmoError: There are not N actions, one is no index of the menu, or nothing was reset; nothing has changed.
+        """
+        if len(actions) != self.population.replicas:
+            raise LlmoError("number of actions", len(actions), f"{self.population.replicas}, one for each slot")
+        steps = self.population.step(dict(enumerate(actions)))
+        infos = [step_info(self.population, slot, step) for slot, step in steps.items()]
+        final = {slot: self.population.observe(slot) for slot, step in steps.items() if step.terminated}
+        self._begin(final)
+        return [
+            Transition(
+                step.reward,
+                step.terminated,
+                infos[slot],
+                final.get(slot),
+                step_info(self.population, slot, None) if step.terminated else None,
+            )
+            for slot, step in steps.items()
+        ]
+
+    def observations(self) -> NDArray[np.float32]:
+        """What every slot shows now, [N, F]."""
+        return np.stack([self.population.observe(slot) for slot in range(self.population.replicas)])
+
+    def action_masks(self) -> NDArray[np.bool_]:
+        """Which actions each slot may take, [N, A]."""
+        return np.stack([self.population.mask(slot) for slot in range(self.population.replicas)])
+
+    def _begin(self, slots: Iterable[int]) -> None:
+        instances = {}
+        for slot in slots:
+            index = drawn_instance(self._seed, self.first_slot + slot, self._begun[slot])
+            instances[slot] = self.population.spec.draw(self.split, index, self.budget_scale)
+            self._begun[slot] += 1
+        self.population.reset(instances)
+
+
+def drawn_instance(seed: int, slot: int, episode: int) -> int:
+    """Index of the instance that a slot plays in one of its episodes, counted from 0."""
+    return int(np.random.default_rng([seed, slot, episode]).integers(DRAWN))

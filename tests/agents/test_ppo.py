@@ -1,0 +1,137 @@
+"""PPO: learns what can be learned, never takes a masked action, resumes exactly, and keeps its policy in safe files."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+import torch
+from stable_baselines3.common.vec_env import DummyVecEnv
+
+from llmo import catalog
+from llmo.agent import Space
+from llmo.errors import LlmoError
+from llmo.evaluation.demonstrations import Demonstrations, demonstrate
+from llmo.run_dir import RunDir
+
+SPACE = Space(("keep", "left", "right", "never"), ("a", "b", "c", "d"))
+
+
+class Identity(gymnasium.Env[np.ndarray, np.int64]):
+    """The observation says which of three actions pays; the fourth is masked and would pay more."""
+
+    observation_space = gymnasium.spaces.Box(-5, 5, (4,), np.float32)
+    action_space = gymnasium.spaces.Discrete(4)
+
+    def _observe(self) -> np.ndarray:
+        self.right = int(self.np_random.integers(3))
+        return np.eye(4, dtype=np.float32)[self.right]
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.steps = 0
+        self.total = 0.0
+        return self._observe(), {}
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        assert action != 3
+        self.steps += 1
+        reward = float(action == self.right)
+        self.total += reward
+        done = self.steps == 8
+        info = {"episode": {"r": self.total, "l": self.steps, "t": 0.0}} if done else {}
+        return self._observe(), reward, done, False, info
+
+    def action_masks(self) -> np.ndarray:
+        return np.array([True, True, True, False])
+
+
+def learned(folder: Path, updates: int, **parameters: Any) -> Any:
+    agent = catalog.make_agent("ppo")
+    agent.space = SPACE
+    with RunDir(folder, resume=True) as run:
+        agent.learn(DummyVecEnv([Identity for _ in range(8)]), updates, run, **parameters)
+    return agent
+
+
+def same(one: Any, other: Any) -> bool:
+    pairs = zip(one._network.state_dict().values(), other._network.state_dict().values(), strict=True)
+    return all(torch.equal(a, b) for a, b in pairs)
+
+
+def planted(moves: int) -> Demonstrations:
+    right = np.arange(moves) % 3
+    masks = np.tile(Identity().action_masks(), (moves, 1))
+    returns = np.full(moves, 4.0, np.float32)
+    return Demonstrations(np.eye(4, dtype=np.float32)[right], masks, right.astype(np.int64), returns, returns)
+
+
+def best_actions(agent: Any, folder: Path) -> list[int]:
+    agent.save(folder, {"note": "a test"})
+    loaded = catalog.make_agent("ppo", policy=str(folder))
+    loaded.bind(SPACE)
+    masks = np.tile(Identity().action_masks(), (3, 1))
+    return loaded.act(np.eye(4, dtype=np.float32)[:3], masks, np.zeros(3, bool)).tolist()
+
+
+def test_it_learns_the_identity(tmp_path: Path) -> None:
+    agent = learned(tmp_path / "run", 15, rate=3e-3)
+    assert best_actions(agent, tmp_path / "policy") == [0, 1, 2]
+    lines = [json.loads(line) for line in (tmp_path / "run" / "progress.jsonl").read_text().splitlines()]
+    assert [line["env_steps"] for line in lines] == [128 * (update + 1) for update in range(15)]
+    assert lines[-1]["return"] > 7 > 4 > lines[0]["return"]
+
+
+def test_it_imitates(tmp_path: Path) -> None:
+    agent = learned(tmp_path / "run", 1, demonstrations=lambda: planted(600), rate=1e-9)
+    assert best_actions(agent, tmp_path / "policy") == [0, 1, 2]
+    with torch.no_grad():
+        assert agent._network.predict_values(torch.eye(4)[:3]).flatten().tolist() == pytest.approx([4.0] * 3, abs=0.3)
+
+
+def test_a_resumed_run_gives_the_same_policy(tmp_path: Path) -> None:
+    whole = learned(tmp_path / "whole", 10)
+    learned(tmp_path / "halves", 5)
+    again = learned(tmp_path / "halves", 10)
+    assert same(whole, again)
+    assert not same(whole, learned(tmp_path / "other", 10, seed=1))
+
+
+def test_a_masked_action_has_no_probability(tmp_path: Path) -> None:
+    agent = learned(tmp_path / "run", 1)
+    agent.save(tmp_path / "policy", {})
+    loaded = catalog.make_agent("ppo", policy=str(tmp_path / "policy"))
+    loaded.bind(SPACE)
+    only = np.zeros((4, 4), bool)
+    only[np.arange(4), np.arange(4)] = True
+    assert loaded.act(np.zeros((4, 4), np.float32), only, np.zeros(4, bool)).tolist() == [0, 1, 2, 3]
+    assert loaded.explain()[1].startswith("left 1.00")
+
+
+def test_a_policy_for_other_actions_is_refused(tmp_path: Path) -> None:
+    learned(tmp_path / "run", 1).save(tmp_path / "policy", {})
+    with pytest.raises(LlmoError, match="learned with the actions"):
+        catalog.make_agent("ppo", policy=str(tmp_path / "policy")).bind(Space(("keep",), SPACE.features))
+    with pytest.raises(LlmoError, match="llmo train"):
+        catalog.make_agent("ppo").bind(SPACE)
+
+
+def test_an_altered_policy_is_refused(tmp_path: Path) -> None:
+    learned(tmp_path / "run", 1).save(tmp_path / "policy", {})
+    file = tmp_path / "policy" / "policy.safetensors"
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    with pytest.raises(LlmoError, match=r"policy\.safetensors"):
+        catalog.make_agent("ppo", policy=str(tmp_path / "policy")).bind(SPACE)
+
+
+def test_demonstrations_add_up() -> None:
+    moves = demonstrate("llmo/LanguageModel-v0", "scripted", [0, 1, 2], 0.2, seed=0, workers=1, replicas=2)
+    again = demonstrate("llmo/LanguageModel-v0", "scripted", [0, 1, 2], 0.2, seed=0, workers=1, replicas=3)
+    assert np.array_equal(moves.observations, again.observations)
+    assert np.array_equal(moves.actions, again.actions)
+    assert moves.masks[np.arange(len(moves.actions)), moves.actions].all()
+    assert len(moves.totals) == 3
+    assert moves.returns[0] == moves.totals[0]
+    assert len(set(moves.actions.tolist())) > 4
