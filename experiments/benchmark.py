@@ -1,7 +1,7 @@
 """Compares agents: `llmo benchmark --agents ppo,cosine --policy runs/train/policy --instances 32 --out runs/bench`.
 
-Every agent plays the same instances with the same data order and the same budget of FLOPs. One file an episode is kept, so
-`--resume` continues; `scores.json` has the scores, `llmo report` draws them.
+Every agent plays the same instances with the same data order and the same budget of FLOPs. One file an episode is
+kept, so `--resume` continues; `scores.json` has the scores, `llmo report` draws them.
 """
 
 from __future__ import annotations
@@ -110,9 +110,7 @@ def _rules() -> tuple[str, str]:
     return shipped()["reference"], shipped()["best_rule"]
 
 
-def _players(
-    names: list[str], policies: list[str], seed: int
-) -> list[tuple[str, tuple[tuple[str, Any], ...], int]]:
+def _players(names: list[str], policies: list[str], seed: int) -> list[tuple[str, tuple[tuple[str, Any], ...], int]]:
     """Name, parameters and seed of each player."""
     players: list[tuple[str, tuple[tuple[str, Any], ...], int]] = []
     for name in names:
@@ -141,7 +139,7 @@ def _log_scoring(scores: dict[str, Any]) -> None:
     from llmo.tasks.text import cache_folder
 
     line = {
-        "time": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "command": scores["command"],
         "commit": scores["commit"],
         "iqm": {name: agent["iqm"] for name, agent in scores["agents"].items()},

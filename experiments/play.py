@@ -14,7 +14,7 @@ from llmo.registry import experiments
 
 @experiments.register("play")
 def main(
-    env: str = "llmo/LanguageModel-v0",
+    env: str,
     agent: str = "reflection",
     instance: int = 0,
     split: Literal["train", "dev", "test"] = "dev",

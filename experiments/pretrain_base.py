@@ -1,7 +1,7 @@
 """Makes what the package ships: the tokenizer, and the models that an instance starts from or learns from.
 
-All of it is trained on training text of train instances only, so whatever dev and test instances measure is new to it. On
-one machine the same Python gives the same bytes every time; a few minutes on two cores.
+All of it is trained on training text of train instances only, so whatever dev and test instances measure is new to it.
+On one machine the same Python gives the same bytes every time; a few minutes on two cores.
 
     llmo pretrain_base
 """
@@ -168,10 +168,8 @@ def _save(model: LlamaForCausalLM, folder: Path) -> None:
     """Write the weights in half precision and the configuration, replacing the folder as a whole."""
     import copy
 
-    import torch
-
     temporary = Path(tempfile.mkdtemp(dir=folder.parent))
-    copy.deepcopy(model).to(torch.float16).save_pretrained(temporary)
+    copy.deepcopy(model).half().save_pretrained(temporary)
     (temporary / "generation_config.json").unlink(missing_ok=True)
     temporary.chmod(0o755)
     shutil.rmtree(folder, ignore_errors=True)
@@ -184,8 +182,8 @@ def table(made: list[Made]) -> str:
     lines = [
         "# Pre-trained models",
         "",
-        "Small Llamas in half precision, trained on training text of train instances only. `llmo pretrain_base` makes them",
-        "again. The losses are on validation text of train instances, in nats per token.",
+        "Small Llamas in half precision, trained on training text of train instances only. `llmo pretrain_base` makes",
+        "them again. The losses are on validation text of train instances, in nats per token.",
         "",
         "| name | parameters | steps | " + " | ".join(domains) + " |",
         "| --- " * (3 + len(domains)) + "|",

@@ -1,7 +1,7 @@
 """Learns a policy: `llmo train llmo/LanguageModel-v0 --steps 30000 --out runs/train`.
 
-The run folder holds `policy/` (safetensors and JSON), `progress.jsonl` (a line for each update), TensorBoard's record, and
-checkpoints from which `--resume` continues exactly.
+The run folder holds `policy/` (safetensors and JSON), `progress.jsonl` (a line for each update), TensorBoard's record,
+and checkpoints from which `--resume` continues exactly.
 """
 
 from __future__ import annotations
@@ -108,9 +108,10 @@ def _same_settings(config: Path, settings: dict[str, Any]) -> None:
 
 
 def _learn(learner: Any, space: Any, venv: Any, run: Any, settings: dict[str, Any], steps: int) -> None:
+    from torch.utils.tensorboard import SummaryWriter
+
     from llmo.evaluation.demonstrations import demonstrate
     from llmo.evaluation.progress import Progress
-    from torch.utils.tensorboard import SummaryWriter
 
     learner.space = space
     each = ROLLOUT * venv.num_envs
@@ -118,9 +119,7 @@ def _learn(learner: Any, space: Any, venv: Any, run: Any, settings: dict[str, An
     count = settings["demonstrations"]
 
     def demonstrations() -> Any:
-        return demonstrate(
-            settings["env"], settings["teacher"], range(count), 0.1, settings["seed"], len(venv._pipes)
-        )
+        return demonstrate(settings["env"], settings["teacher"], range(count), 0.1, settings["seed"], len(venv._pipes))
 
     latest = run.latest_checkpoint()
     done = latest.meta["timesteps"] if latest else 0

@@ -6,6 +6,7 @@ Costs are those of the reference implementation, one Hugging Face model with PEF
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -42,7 +43,10 @@ def _count(config_json: str, model_type: str, tokens: int, rank: int) -> Cost:
             from peft import LoraConfig, get_peft_model
 
             settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
-            model = get_peft_model(model, settings)
+            with warnings.catch_warnings():
+                # PEFT 0.21 reads a property that transformers 5.23 has renamed.
+                warnings.simplefilter("ignore", FutureWarning)
+                model = get_peft_model(model, settings)
     ids = torch.zeros(1, tokens, dtype=torch.long)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(input_ids=ids, use_cache=False)

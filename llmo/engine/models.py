@@ -82,16 +82,23 @@ def load_pretrained(name: str) -> LlamaForCausalLM:
         LlmoError: There is no such folder.
     """
     from transformers import LlamaForCausalLM
+    from transformers.utils import logging
 
     names = sorted(path.name for path in PRETRAINED.iterdir() if (path / "config.json").is_file())
     if name not in names:
         raise LlmoError("pre-trained model", name, names)
-    model = LlamaForCausalLM.from_pretrained(
-        PRETRAINED / name,
-        dtype=torch.float32,
-        attn_implementation="eager",
-        local_files_only=True,
-        trust_remote_code=False,
-        use_safetensors=True,
-    )
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model = LlamaForCausalLM.from_pretrained(
+            PRETRAINED / name,
+            dtype=torch.float32,
+            attn_implementation="eager",
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+    finally:
+        if bars:
+            logging.enable_progress_bar()
     return model.eval()

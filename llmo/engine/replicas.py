@@ -20,7 +20,7 @@ from llmo.engine.layout import MAX_RANK
 from llmo.engine.models import ModelShape, build_model
 from llmo.engine.optimizer import RowAdamW
 from llmo.engine.rows import Rows
-from llmo.engine.soft_targets import teacher_loss
+from llmo.engine.soft_targets import SoftTargets, teacher_loss
 from llmo.engine.state import Problem, Snapshot, State
 from llmo.errors import LlmoError
 from llmo.hyperparameters import Adapter, Hyperparameters, default_learning_rate
@@ -59,6 +59,7 @@ class Replicas:
         self.optimizer = RowAdamW(self.rows.weights, self.rows.moments)
         self.adapter_optimizer = RowAdamW(self.rows.adapters, self.rows.adapter_moments)
         self.states: list[State] = [None] * replicas  # type: ignore[list-item]
+        self._soft_targets = SoftTargets(self.executor)
         self._averaged = list(self.rows.averaged)
         self._blocks = len(blocks(model))
         self._costs: dict[tuple[int, int], Cost] = {}

@@ -17,11 +17,10 @@ from llmo.engine.dropout import dropout_masks
 from llmo.engine.measuring import GradientCosines, measurement, update_ratio
 from llmo.engine.optimizer import CLIP_NORM, clip_rows
 from llmo.engine.replicas import Replicas
-from llmo.engine.soft_targets import soft_targets
 from llmo.engine.state import State
 from llmo.measurement import Measurement
 
-_EVALUATED_AT_ONCE = 8
+_EVALUATED_AT_ONCE = 4
 
 
 @dataclass(frozen=True)
@@ -77,7 +76,7 @@ class Run(Replicas):
         cursors = np.array([state.cursor for state in states], np.int64)
         inputs, labels, slots = self._batches(active, cursors)
         weights = self.effective(rows)
-        teacher, share = soft_targets(self.executor, states, [self._averaged[row] for row in rows], inputs)
+        teacher, share = self._soft_targets(states, [self._averaged[row] for row in rows], inputs)
         masks = dropout_masks(
             active.seeds, cursors, active.dropout, (self._blocks, *inputs.shape[1:], self.shape.width)
         )

@@ -24,7 +24,12 @@ def episode_file(job: Job) -> Path:
 
 
 def play_all(
-    jobs: Sequence[Job], folder: Path, workers: int, replicas: int = 64, what: str = "episodes", place: Place = episode_file
+    jobs: Sequence[Job],
+    folder: Path,
+    workers: int,
+    replicas: int = 64,
+    what: str = "episodes",
+    place: Place = episode_file,
 ) -> list[EpisodeRecord]:
     """Play every job that has no file yet, and give the records of all.
 

@@ -1,6 +1,6 @@
 """Re-executes recorded episodes and says whether every number comes out the same.
 
-The recorded actions are taken again; nobody chooses anew. Only rules that set the rate by a schedule play by themselves,
+The recorded actions are taken again; nobody chooses anew. Only rules that set the rate by a schedule play themselves,
 since it may change with what they see. What a search agent saw when it looked ahead is not repeated.
 """
 

@@ -1,6 +1,6 @@
 """What one scored episode left behind: the unit that every table, plot and replay is made from.
 
-An episode is one JSONL file: a line for each decision, then the result. It is written when the episode is over, as a whole.
+An episode is one JSONL file: a line for each decision, then the result. It is written as a whole when it is over.
 """
 
 from __future__ import annotations
@@ -129,7 +129,8 @@ class EpisodeRecord:
     def save(self, path: Path) -> None:
         """Write the episode's file, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        lines = [json.dumps(dataclasses.asdict(item)) for item in (*self.decisions, self.result)]
+        items: list[Decision | Result] = [*self.decisions, self.result]
+        lines = [json.dumps(dataclasses.asdict(item)) for item in items]
         write_text_atomic(path, "\n".join(lines) + "\n")
 
     @classmethod
@@ -152,4 +153,6 @@ class EpisodeRecord:
 def load_records(folder: Path) -> list[EpisodeRecord]:
     """Every episode below `folder`, ordered by agent, seed, budget and index."""
     records = [EpisodeRecord.load(path) for path in sorted(folder.rglob("*.jsonl"))]
-    return sorted(records, key=lambda r: (r.result.job.agent, r.result.job.seed, r.result.job.budget, r.result.job.index))
+    return sorted(
+        records, key=lambda r: (r.result.job.agent, r.result.job.seed, r.result.job.budget, r.result.job.index)
+    )

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from llmo import catalog
-from llmo.agent import Agent
+from llmo.agent import Agent, Schedule
 from llmo.diagnostics.causes import diagnose
 from llmo.evaluation.result import Decision, EpisodeRecord, Job, Result
 from llmo.mdp.population import Population, Step
@@ -23,22 +23,18 @@ def chunks(jobs: Sequence[Job], replicas: int) -> list[list[Job]]:
     Who is in a group changes how fast it is, not what comes out.
     """
 
-    def cost(job: Job) -> tuple[str, int, float, int]:
+    def cost(job: Job) -> tuple[str, str, str, int, float]:
         instance = env_spec(job.env).draw(job.split, job.index, job.budget)
-        return str(instance.shape), instance.interval, instance.budget, job.index
+        return job.env, job.executor, str(instance.shape), instance.interval, instance.budget
 
-    ordered = sorted(jobs, key=cost, reverse=True)
     groups: list[list[Job]] = []
-    for job in ordered:
-        same = groups and (groups[-1][0].env, groups[-1][0].executor, cost(groups[-1][0])[0]) == (
-            job.env,
-            job.executor,
-            cost(job)[0],
-        )
-        if same and len(groups[-1]) < replicas:
+    kind: tuple[str, ...] = ()
+    for key, job in sorted(((cost(job), job) for job in jobs), key=lambda pair: pair[0], reverse=True):
+        if key[:3] == kind and len(groups[-1]) < replicas:
             groups[-1].append(job)
         else:
             groups.append([job])
+        kind = key[:3]
     return groups
 
 
@@ -61,39 +57,45 @@ def play(
     """
     started = time.perf_counter()
     spec = env_spec(jobs[0].env)
-    if population is None:
-        population = Population(spec, len(jobs), executor=jobs[0].executor)
-    instances = [spec.draw(job.split, job.index, job.budget) for job in jobs]
+    population = population or Population(spec, len(jobs), executor=jobs[0].executor)
     players = list(_players(jobs, spec, player))
-    schedules = {}
-    for agent, slots in players:
-        starts = [instances[slot].start for slot in slots]
-        schedules |= dict(zip(slots, agent.schedules(starts), strict=True))
-    population.reset(dict(enumerate(instances)), schedules)
-    for agent, slots in players:
-        if agent.search:
-            agent.attach(population, slots)  # type: ignore[attr-defined]
+    _begin(jobs, players, population)
     decisions: list[list[Decision]] = [[] for _ in jobs]
-    for step in range(10**6):
-        actions, reasons = _choose(players, population, first=step == 0)
+    first = True
+    while True:
+        actions, reasons = _choose(players, population, first)
         if not actions:
             break
+        first = False
         causes = {slot: diagnose(population.observe(slot)) for slot in actions}
         for slot, taken in population.step(actions).items():
             chosen = spec.menu[actions[slot]]
             decisions[slot].append(_decision(len(decisions[slot]), chosen, reasons[slot], causes[slot], taken))
         if on_step is not None:
             on_step()
-    wall = time.perf_counter() - started
-    searched = {}
+    searched: dict[int, float] = {}
     for agent, slots in players:
-        flops = agent.search_flops if agent.search else [0.0] * len(slots)  # type: ignore[attr-defined]
-        searched |= dict(zip(slots, flops, strict=True))
+        searched |= dict(zip(slots, agent.search_flops if agent.search else [0.0] * len(slots), strict=True))
     used = [population.run_of(slot).states[slot].spent + searched[slot] for slot in range(len(jobs))]
+    each = (time.perf_counter() - started) / sum(used)
     return [
-        EpisodeRecord(tuple(decisions[slot]), _result(job, population, slot, searched[slot], wall * used[slot] / sum(used), decisions[slot]))
+        EpisodeRecord(
+            tuple(decisions[slot]), _result(job, population, slot, decisions[slot], searched[slot], each * used[slot])
+        )
         for slot, job in enumerate(jobs)
-    ]  # fmt: skip
+    ]
+
+
+def _begin(jobs: Sequence[Job], players: Sequence[tuple[Agent, list[int]]], population: Population) -> None:
+    """Put every job's instance into its slot, with the schedule of the rule that plays it."""
+    instances = [population.spec.draw(job.split, job.index, job.budget) for job in jobs]
+    schedules: dict[int, Schedule | None] = {}
+    for agent, slots in players:
+        schedules |= dict(zip(slots, agent.schedules([instances[slot].start for slot in slots]), strict=True))
+    population.reset(dict(enumerate(instances)), schedules)
+    for agent, slots in players:
+        if agent.search:
+            agent.attach(population, slots)
 
 
 def _players(jobs: Sequence[Job], spec: EnvSpec, player: Agent | None) -> Iterator[tuple[Agent, list[int]]]:
@@ -156,7 +158,7 @@ def _decision(number: int, chosen: str, why: str, cause: tuple[str, str], step: 
 
 
 def _result(
-    job: Job, population: Population, slot: int, search_flops: float, wall_s: float, decisions: Sequence[Decision]
+    job: Job, population: Population, slot: int, decisions: Sequence[Decision], search_flops: float, wall_s: float
 ) -> Result:
     episode, state = population.episode(slot), population.run_of(slot).states[slot]
     measurements = episode.history.measurements

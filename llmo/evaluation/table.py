@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-HEAD = ("agent", "kind", "IQM, % [95% interval]", "mean", "worst tenth", "better than reference", "scratch", "pre-trained")
+HEAD = (
+    "agent",
+    "kind",
+    "IQM, % [95% interval]",
+    "mean",
+    "worst tenth",
+    "better than reference",
+    "scratch",
+    "pre-trained",
+)
 
 
 def score_table(scores: Mapping[str, Any]) -> str:
@@ -27,7 +36,7 @@ def score_table(scores: Mapping[str, Any]) -> str:
 
 
 def _row(name: str, agent: Mapping[str, Any], reference: str) -> tuple[str, ...]:
-    kind = "search" if agent["search"] else "learned" if name == "ppo" else "reference" if name == reference else "rule"
+    kind = "reference" if name == reference else agent["kind"]
     parts = [f"{agent[start]['iqm']:+.2f}" if agent.get(start) else "" for start in ("scratch", "pretrained")]
     return (
         name,

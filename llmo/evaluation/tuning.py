@@ -1,7 +1,7 @@
 """Searches the parameters of hand rules, one after another, each by climbing its grid.
 
-The peak rates are searched first, apart for scratch and pre-trained starts, then what shapes the schedule, then the peaks
-once more. The score on an instance is 100 log(best validation loss of the constant default rate / that of the rule).
+The peak rates are searched first, apart for scratch and pre-trained starts, then what shapes the schedule, then the
+peaks once more. The score on an instance is 100 log(best validation loss of the constant default rate / the rule's).
 """
 
 from __future__ import annotations

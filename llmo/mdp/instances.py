@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from llmo.budget import sequence_cost
-from llmo.engine.models import ModelShape, llama_config
+from llmo.engine.models import ModelShape, llama_config, load_pretrained
 from llmo.errors import LlmoError
 from llmo.hyperparameters import Start
 from llmo.tasks.text import DOMAINS, PARTS
@@ -38,6 +38,10 @@ BUDGET_FACTOR = 16.0
 SMALL_UNTIL = 6.0
 """Multiple of the smallest budget from which all models are large."""
 LEAST_INTERVAL = 8
+FARTHEST = {"prose": "code", "docstrings": "code", "code": "prose"}
+"""Base domain of an intact start, by target: from a nearer one, small budgets improve nothing on train instances."""
+DAMAGES = (0.0, 0.25, 0.5)
+"""Noise on a base's weights, relative to their standard deviation."""
 HIDEABLE = ("gradient", "sources", "teacher")
 CLOSABLE = ("adapter", "augment", "distil", "load", "rollback")
 Kind = Literal["clean", "noisy", "off_domain", "both"]
@@ -111,6 +115,12 @@ def plain_cost(shape: ModelShape, interval: int) -> float:
     return interval * BATCH * cost.train + VALIDATION_SEQUENCES * cost.forward
 
 
+def first_cost(shape: ModelShape, teacher: str) -> float:
+    """FLOPs of the measurement before the first step: the model's validation pass, and the teacher's where there is one."""
+    passes = [_config(shape), *([load_pretrained(teacher).config] if teacher else [])]
+    return sum(VALIDATION_SEQUENCES * sequence_cost(config, TOKENS).forward for config in passes)
+
+
 @lru_cache(maxsize=64)
 def _config(shape: ModelShape) -> Any:
     return llama_config(shape)
@@ -147,7 +157,8 @@ def draw_instance(part: str, index: int, budget_scale: float = 1.0) -> Instance:
         order = _another_order(rng, order)
         changes.append((float(share), order))
     start: Start = "scratch" if rng.random() < 0.5 else "pretrained"
-    damage = float(rng.choice([0.0, 0.5])) if start == "pretrained" else 0.0
+    damage = float(rng.choice(DAMAGES, p=[0.2, 0.4, 0.4])) if start == "pretrained" else 0.0
+    base = str(rng.choice(others)) if damage else FARTHEST[domain]
     choice = rng.choice(["none", "good", "early", "off_domain"], p=[0.4, 0.3, 0.15, 0.15])
     teacher_domain = str(rng.choice(others)) if choice == "off_domain" else domain
     teacher = "" if choice == "none" else f"teacher-{teacher_domain}-{'early' if choice == 'early' else 'good'}"
@@ -162,13 +173,13 @@ def draw_instance(part: str, index: int, budget_scale: float = 1.0) -> Instance:
         sources=sources,
         changes=tuple(changes),
         start=start,
-        base=str(rng.choice(others)) if start == "pretrained" else "",
+        base=base if start == "pretrained" else "",
         damage=damage,
         teacher=teacher,
         rate_factor=float(10 ** rng.uniform(-1.5, 1.5)),
         steps=steps,
         interval=interval,
-        budget=budget_scale * (steps * plain_cost(shape, interval) + plain_cost(shape, 0)) * (1 + 1e-9),
+        budget=budget_scale * (steps * plain_cost(shape, interval) + first_cost(shape, teacher)) * (1 + 1e-9),
         neutral=_dropped(rng, part, HIDEABLE),
         closed=_dropped(rng, part, CLOSABLE),
     )

@@ -26,10 +26,9 @@ class SoftTargetCrossEntropy(torch.autograd.Function):
         ctx: Any, logits: Tensor, labels: Tensor, teacher: Tensor | None, weight: Tensor | None
     ) -> tuple[Tensor, Tensor]:
         """See `Task.loss`."""
-        top = logits.amax(-1, keepdim=True)
-        exponentials = (logits - top).exp_()
-        total = exponentials.sum(-1, keepdim=True)
-        normaliser = total.log() + top
+        probabilities = logits.softmax(-1)
+        # The most probable token has exp(0) / total, so no second exponential is needed, and nothing underflows.
+        normaliser = logits.amax(-1, keepdim=True) - probabilities.amax(-1, keepdim=True).log()
         hard = (normaliser - logits.gather(-1, labels[..., None])).squeeze(-1)
         trained, taught = hard.clone(), None
         if teacher is not None and weight is not None:
@@ -39,17 +38,17 @@ class SoftTargetCrossEntropy(torch.autograd.Function):
             entropy = torch.special.entr(teacher).sum(-1)
             trained[taught] = (1 - share) * hard[taught] + share * (cross - entropy)
         ctx.taught = taught
-        ctx.save_for_backward(exponentials, total, labels, teacher, weight)
+        ctx.save_for_backward(probabilities, labels, teacher, weight)
         ctx.mark_non_differentiable(hard)
         return trained, hard
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         """Closed form, see the class."""
-        exponentials, total, labels, teacher, weight = ctx.saved_tensors
+        probabilities, labels, teacher, weight = ctx.saved_tensors
         upstream = gradients[0][..., None]
-        result = exponentials * (upstream / total)
-        share = torch.zeros_like(total) if weight is None else weight.view(-1, 1, 1, 1)
+        result = probabilities * upstream
+        share = torch.zeros(1) if weight is None else weight.view(-1, 1, 1, 1)
         result.scatter_add_(-1, labels[..., None], upstream * (share - 1))
         if teacher is not None:
             result[ctx.taught] -= teacher * (upstream * share)[ctx.taught]

@@ -1,0 +1,140 @@
+"""What an action must obey: it does something where it is allowed, to its own run only, and can be undone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from llmo import catalog
+from llmo.actions.action import Action
+from llmo.engine.run import Run
+from llmo.evaluation.compare import difference
+from llmo.evaluation.findings import Findings, require, require_same
+from llmo.mdp.instances import Instance
+from llmo.mdp.population import Population, Snapshot
+from llmo.mdp.spec import EnvSpec, env_spec
+
+LONGEST = 40
+"""Steps of the walk through a run's states, on which an action must be allowed somewhere."""
+
+
+@dataclass(frozen=True)
+class Walk:
+    """States that a run can be in, from fresh to trained.
+
+    Attributes:
+        population: Two slots with models of one shape.
+        moments: Of the first slot: before each step of a walk that takes every action of the menu as soon as it can.
+    """
+
+    population: Population
+    moments: tuple[Snapshot, ...]
+
+
+def check_action(name: str, findings: Findings) -> None:
+    """Check an action by its registered name, in an environment that has it on its menu, where there is one."""
+    action: Action | None = None
+    with findings.that("is an Action, made without arguments"):
+        made = catalog.get("actions", name)()
+        require(isinstance(made, Action), f"it is a {type(made).__name__}")
+        action = made
+    if action is None:
+        return
+    walk = states(_environment_with(name))
+    here: Snapshot | None = None
+    with findings.that("asking whether it is allowed changes nothing, and somewhere it is"):
+        here = _allowed_somewhere(action, walk)
+    if here is None:
+        return
+    with findings.that("it changes its own run only, which trains on at a price"):
+        _applies(name, action, walk.population, here)
+    with findings.that("restoring undoes it bit for bit"):
+        _undone(action, walk.population, here)
+
+
+def _environment_with(name: str) -> str:
+    catalog.load("envs")
+    names = catalog.KINDS["envs"].names()
+    return next((env for env in names if name in env_spec(env).menu), names[0])
+
+
+@lru_cache(maxsize=4)
+def states(env: str) -> Walk:
+    """A walk through the states of a run, the same for every action of an environment."""
+    spec = env_spec(env)
+    population = Population(spec, 2, executor="vmap")
+    instance = _with_a_teacher(spec)
+    population.reset({0: instance, 1: instance})
+    untaken, choose = set(range(len(spec.menu))), np.random.default_rng(0)
+    moments: list[Snapshot] = []
+    while len(moments) < LONGEST and not population.episode(0).ended:
+        moments.append(population.snapshot(0))
+        allowed = np.flatnonzero(population.mask(0))
+        new = [action for action in allowed if action in untaken]
+        action = int(choose.choice(new or allowed))
+        untaken.discard(action)
+        population.step({0: action})
+    return Walk(population, tuple(moments))
+
+
+def _with_a_teacher(spec: EnvSpec) -> Instance:
+    """The cheapest of some train instances on which nothing is closed, with a budget for the walk."""
+    found = [spec.draw("train", index, 3.0) for index in range(64)]
+    whole = [instance for instance in found if not (instance.closed or instance.neutral)] or found
+    taught = [instance for instance in whole if instance.teacher] or whole
+    return min(taught, key=lambda instance: instance.budget)
+
+
+def _allowed_somewhere(action: Action, walk: Walk) -> Snapshot:
+    population, found = walk.population, None
+    for moment in (walk.moments[0], *walk.moments[::-1]):
+        population.restore(0, moment)
+        run = population.run_of(0)
+        allowed = action.allowed(run, 0)
+        require(isinstance(allowed, bool | np.bool_), f"the answer is {allowed!r}")
+        require_same(difference(moment, population.snapshot(0), "state"))
+        found = moment if allowed and found is None else found
+    require(found is not None, f"it is allowed in none of {len(walk.moments)} states of a run")
+    assert found is not None
+    return found
+
+
+def _applies(name: str, action: Action, population: Population, here: Snapshot) -> None:
+    """One slot takes the action, its twin does not; afterwards both train on, and once more without the action."""
+    run = _twins(population, here)
+    action.apply(run, 0)
+    changed = difference(here.row, run.snapshot(0), "run")
+    require(bool(changed) != (name == "keep"), changed or "it changes nothing where it is allowed")
+    require_same(difference(here.row, run.snapshot(1), "the other run"))
+    spent = run.states[0].spent
+    require(spent >= here.row.state.spent, f"it gives budget back: {here.row.state.spent:.3g} FLOPs, now {spent:.3g}")
+    run.train([0, 1])
+    taken, beside = run.evaluate([0, 1])
+    require(taken.diverged or math.isfinite(taken.validation_loss), f"the loss is {taken.validation_loss}")
+    require(taken.cost > 0 and run.states[0].spent > spent, "training on costs nothing")
+    run = _twins(population, here)
+    run.train([0, 1])
+    twins = run.evaluate([0, 1])
+    require_same(difference(twins[1], beside, "the other run after training"))
+    require_same(difference(twins[0], twins[1], "the twin after training"))
+
+
+def _undone(action: Action, population: Population, here: Snapshot) -> None:
+    run = _twins(population, here)
+    action.apply(run, 0)
+    run.train([0])
+    run.evaluate([0])
+    population.restore(0, here)
+    require_same(difference(here, population.snapshot(0), "state"))
+    run.train([0, 1])
+    restored, never = run.evaluate([0, 1])
+    require_same(difference(never, restored, "continued"))
+
+
+def _twins(population: Population, here: Snapshot) -> Run:
+    for slot in (0, 1):
+        population.restore(slot, here)
+    return population.run_of(0)

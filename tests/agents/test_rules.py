@@ -1,0 +1,213 @@
+"""What every hand rule owes, and planted cases for those that decide something."""
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from llmo import catalog
+from llmo.agent import Agent
+from llmo.diagnostics.features import INDEX, NAMES
+from llmo.evaluation.result import EpisodeRecord, Job
+from llmo.evaluation.rollout import play
+from llmo.mdp.spec import env_spec
+
+ENV = "llmo/LanguageModel-v0"
+SPACE = env_spec(ENV).space
+RULES = (
+    "keep", "random", "constant", "cosine", "linear", "step", "wsd", "plateau", "curriculum", "reflection",
+    "explore_then_commit", "tracking", "bandit", "scripted",
+)  # fmt: skip
+SMALL = (0, 37)
+"""Two train instances of the lowest budget, one from scratch, one pre-trained."""
+
+
+def ready(name: str, seeds: Iterable[int], starts: Iterable[str], **parameters: Any) -> tuple[Agent, list[Any]]:
+    agent: Agent = catalog.make_agent(name, **parameters)
+    agent.bind(SPACE)
+    agent.reset(list(seeds))
+    return agent, agent.schedules(list(starts))
+
+
+def seen(**values: float) -> np.ndarray:
+    observation = np.zeros(len(NAMES), np.float32)
+    for name, value in values.items():
+        observation[INDEX[name]] = value
+    return observation
+
+
+class Player:
+    """Plays one rule on one planted run."""
+
+    def __init__(self, name: str, start: str = "scratch", seed: int = 0, **parameters: Any) -> None:
+        self.agent, _ = ready(name, [seed], [start], **parameters)
+        self.begun = False
+
+    def act(self, *closed: str, **values: float) -> str:
+        mask = np.array([[not action.startswith(closed or ("?",)) for action in SPACE.actions]])
+        (index,) = self.agent.act(seen(**values)[None], mask, np.array([not self.begun]))
+        self.begun = True
+        self.why = self.agent.explain()[0]
+        assert mask[0, index] and self.why
+        return SPACE.actions[index]
+
+
+@pytest.fixture(scope="module")
+def together() -> dict[tuple[str, int], EpisodeRecord]:
+    jobs = [Job(ENV, "train", index, name, budget=0.4) for index in SMALL for name in RULES]
+    return {(record.result.job.agent, record.result.job.index): record for record in play(jobs)}
+
+
+def numbers(record: EpisodeRecord) -> str:
+    """All but how long it took; as text, so that NaN equals NaN."""
+    return repr(EpisodeRecord(record.decisions, dataclasses.replace(record.result, wall_s=0.0)))
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_a_run_comes_out_the_same_in_any_company(
+    name: str, together: dict[tuple[str, int], EpisodeRecord]
+) -> None:
+    """Alone in a population of one agent, the other instance first."""
+    records = play([Job(ENV, "train", index, name, budget=0.4) for index in reversed(SMALL)])
+    for record in records:
+        assert numbers(record) == numbers(together[name, record.result.job.index])
+        assert len(record.decisions) >= 3
+        assert all(decision.why for decision in record.decisions)
+        assert record.result.masked == 0
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_what_is_done_to_a_run_does_not_depend_on_the_others(name: str) -> None:
+    random = np.random.default_rng(3)
+    observations = random.normal(0, 1, (14, 3, len(NAMES))).astype(np.float32).clip(-5, 5)
+    observations[:, :, INDEX["spent"]] = np.linspace(-1, 0.9, 14)[:, None]
+    masks = random.random((14, 3, len(SPACE.actions))) < 0.7
+    masks[:, :, SPACE.action("keep")] = True
+    seeds, starts = [5, 6, 7], ["scratch", "pretrained", "scratch"]
+
+    def decide(runs: list[int]) -> list[list[Any]]:
+        agent, schedules = ready(name, [seeds[run] for run in runs], [starts[run] for run in runs])
+        told = []
+        for step in range(14):
+            actions = agent.act(observations[step, runs], masks[step, runs], np.full(len(runs), step == 0))
+            rates = [schedule and schedule(step / 14) for schedule in schedules]
+            told.append(list(zip(actions.tolist(), agent.explain(), rates)))
+        return [list(column) for column in zip(*told)]
+
+    batch = decide([0, 1, 2])
+    assert [decide([run])[0] for run in (0, 1, 2)] == batch
+    assert all(masks[step, run, batch[run][step][0]] for step in range(14) for run in range(3))
+
+
+def test_random_actions_are_allowed_ones_all_alike() -> None:
+    player = Player("random")
+    drawn = [player.act("rate", "adapter", "distil", "augment", "source", "regularise") for _ in range(600)]
+    counts = {name: drawn.count(name) for name in set(drawn)}
+    assert counts.keys() == {"keep", "rollback", "load_averaged"}
+    assert min(counts.values()) > 150
+
+
+def test_curriculum_stays_with_the_source_nearest_to_validation_and_averages_once() -> None:
+    player = Player("curriculum", probe=1, average_from=0.9)
+    used = {f"source_{slot}_age": 0.1 for slot in (1, 2, 3)}
+    assert [player.act(spent=-1 + step / 10) for step in range(3)] == ["source_1", "source_2", "source_3"]
+    gaps = {"source_1_gap": 0.9, "source_2_gap": -0.2, "source_3_gap": -1.5}
+    assert player.act(spent=-0.7, **used, **gaps) == "source_2"
+    assert "+30%, -7%, -50%" in player.why
+    assert [player.act(spent=spent, **used) for spent in (0.0, 0.79, 0.81, 0.9)] == ["keep", "keep", "load_averaged", "keep"]
+
+
+def test_curriculum_that_cannot_see_the_sources_uses_all() -> None:
+    player = Player("curriculum", probe=1)
+    assert [player.act() for _ in range(4)] == ["source_1", "source_2", "source_3", "source_uniform"]
+
+
+@pytest.mark.parametrize("good", [1, 2, 3])
+@pytest.mark.parametrize("rounds", [1, 2])
+def test_explore_then_commit_finds_the_source_that_gains(good: int, rounds: int) -> None:
+    player = Player("explore_then_commit", rounds=rounds)
+    on, tried = "", []
+    for _ in range(3 * rounds):
+        action = player.act(on or "?", gain_1=2.0 if on == f"source_{good}" else 0.5)
+        on = on if action == "keep" else action
+        tried.append(on)
+    assert sorted(tried) == sorted(["source_1", "source_2", "source_3"] * rounds)
+    action = player.act(on, gain_1=2.0 if on == f"source_{good}" else 0.5)
+    assert (on if action == "keep" else action) == f"source_{good}"
+    assert [player.act(gain_1=0.0) for _ in range(3)] == ["keep"] * 3
+
+
+def test_tracking_begins_at_once() -> None:
+    player = Player("tracking")
+    assert [player.act(mixing_uniform=1.0), player.act(mixing_tracking=1.0)] == ["source_tracking", "keep"]
+
+
+def test_bandit_comes_to_use_the_action_that_pays() -> None:
+    player = Player("bandit", exploration=0.3)
+    closed = ("rate_x", "adapter", "distil", "augment", "source", "regularise")
+    drawn = [""]
+    for _ in range(60):
+        drawn.append(player.act(*closed, gain_1=2.0 if drawn[-1] == "load_averaged" else 0.0))
+    assert drawn[-30:].count("load_averaged") > 25
+
+
+def test_reflection_repairs_the_rate_and_rolls_back_what_did_not_pay() -> None:
+    player = Player("reflection", margin=0.02, patience=2, decay_from=0.5)
+    data = {"source_1_gap": 0.9, "spent": -0.5}
+    assert player.act(base_rate=1.3, rate=1.3) == "rate_default"
+    assert player.act(**data) == "source_tracking"
+    assert player.why.startswith("data: ")
+    assert player.act(best_gap=1.0, **data) == "keep"
+    assert player.act(best_gap=1.0, **data) == "rollback"
+    assert "source_tracking did not pay: the loss is 5.0% above its best" in player.why
+    assert player.act(**data) == "source_2", "what failed is not tried again"
+
+
+def test_reflection_keeps_what_paid_and_decays_in_the_end() -> None:
+    player = Player("reflection", margin=0.02, patience=1, decay_from=0.5)
+    data = {"source_1_gap": 0.9, "spent": -0.5}
+    player.act()
+    assert [player.act(**data), player.act(**data)] == ["source_tracking", "source_tracking"]
+    assert player.act(spent=0.1) == "rate_decay"
+    assert player.act("rate_decay", spent=0.2, distillation_teacher=1.0, teacher_gap=-0.1) == "distil_off"
+
+
+@pytest.mark.parametrize(
+    ("values", "remedy"),
+    [
+        ({"best_gap": 1.0}, "rate_x0.5"),
+        ({"rate": -1.0}, "rate_default"),
+        ({"train_gap": -0.6, "gain_2": -0.1}, "regularise_more"),
+        ({"stalled": 1.0, "teacher_gap": 0.3}, "distil_teacher"),
+        ({"stalled": 1.0, "teacher_gap": -0.3}, "adapter_full"),
+        ({"gain_4": 1.0}, "keep"),
+    ],
+)
+def test_reflection_has_a_remedy_for_each_cause(values: dict[str, float], remedy: str) -> None:
+    player = Player("reflection")
+    player.act()
+    assert player.act(**{"spent": -0.5, **values}) == remedy
+
+
+def test_what_is_shipped_fits_the_rules() -> None:
+    """Every tuned value is one of its rule's grid, and the rules named are there."""
+    from llmo.catalog.tuned import best_rule, reference_rule, shipped
+
+    catalog.load("agents")
+    names = catalog.KINDS["agents"].names()
+    assert {best_rule(), reference_rule()} <= set(names)
+    for name, rule in shipped()["rules"].items():
+        grid = catalog.get("agents", name).grid
+        assert rule["parameters"].keys() == grid.keys()
+        assert all(value in grid[parameter] for parameter, value in rule["parameters"].items()), name
+
+
+def test_grids_hold_the_defaults_in_order() -> None:
+    catalog.load("agents")
+    for name in RULES:
+        agent = catalog.get("agents", name)
+        for parameter, values in agent.grid.items():
+            assert sorted(set(values)) == list(values)
+            assert getattr(agent(), parameter) in values
