@@ -42,7 +42,6 @@ class RolloutSearch(Agent):
     Attributes:
         horizon: Environment steps that a copy is followed; 0 for to the end of the episode.
         tail: What a copy does after the action, once, where it is allowed; then it keeps.
-        search_flops: FLOPs spent looking ahead, by run.
     """
 
     search = True
@@ -57,13 +56,14 @@ class RolloutSearch(Agent):
             population: What plays them; only ever read.
             slots: Slot of each run.
         """
+        super().attach(population, slots)
         self._population, self._slots = population, list(slots)
         self._copies = Population(population.spec, SLOTS, executor="vmap")
-        self.search_flops = [0.0] * len(slots)
 
     def reset(self, seeds: Sequence[int]) -> None:
         """See `Agent.reset`; the seeds are of the copies' batches."""
-        self._seeds, self._steps = list(seeds), [0] * len(seeds)
+        super().reset(seeds)
+        self._steps = [0] * len(seeds)
         self._reasons = [""] * len(seeds)
 
     def act(
@@ -94,7 +94,7 @@ class RolloutSearch(Agent):
         """The run now, with another seed: all its branches see the same batches, but not those of the run."""
         snapshot = self._population.snapshot(self._slots[run])
         state = snapshot.row.state
-        seed = np.random.SeedSequence([self._seeds[run], self._steps[run]]).generate_state(1, np.uint64)[0]
+        seed = np.random.SeedSequence([self.seeds[run], self._steps[run]]).generate_state(1, np.uint64)[0]
         problem = dataclasses.replace(state.problem, seed=int(seed >> np.uint64(1)))
         row = dataclasses.replace(snapshot.row, state=dataclasses.replace(state, problem=problem))
         return dataclasses.replace(snapshot, row=row)

@@ -53,15 +53,18 @@ class Agent(ABC):
     """Chooses one action for each of n runs at once.
 
     Attributes:
-        search: Whether it looks ahead by snapshots, outside the budget; then it has `attach` and `search_flops`.
+        search: Whether it looks ahead by snapshots, outside the budget.
+        search_flops: FLOPs that a search agent has spent looking ahead, by run; set by `attach`.
         drawn_rate: Whether it starts from the instance's drawn rate, not from a tuned one.
         grid: Values of each parameter that `tune` tries, by name.
         space: Set by `bind`.
+        seeds: Set by `reset`, one a run.
     """
 
     search: bool = False
     drawn_rate: bool = False
     grid: dict[str, tuple[Any, ...]] = {}
+    search_flops: list[float]
     space: Space
 
     def bind(self, space: Space) -> None:
@@ -74,6 +77,7 @@ class Agent(ABC):
         Args:
             seeds: Of whatever is random in the agent, one a run: what it does to a run depends on no other run.
         """
+        self.seeds = tuple(seeds)
 
     def schedules(self, starts: Sequence[str]) -> list[Schedule | None]:
         """The rate schedules it sets at every optimizer step: share of budget spent to multiple of the default rate.
@@ -85,6 +89,15 @@ class Agent(ABC):
             One a run; None for agents that turn the rate by actions.
         """
         return [None] * len(starts)
+
+    def attach(self, population: Any, slots: Sequence[int]) -> None:
+        """Say where its runs are; called only for a search agent, before the first `act`.
+
+        Args:
+            population: The `llmo.mdp.population.Population` that plays them, to be read and copied from.
+            slots: Slot of each run.
+        """
+        self.search_flops = [0.0] * len(slots)
 
     @abstractmethod
     def act(

@@ -76,6 +76,7 @@ class Rule(Agent, Generic[M]):
 
     def reset(self, seeds: Sequence[int]) -> None:
         """See `Agent.reset`."""
+        super().reset(seeds)
         self._randoms = [np.random.default_rng(seed) for seed in seeds]
         self._memories: list[Any] = [None] * len(seeds)
         self._reasons = [""] * len(seeds)

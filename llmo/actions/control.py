@@ -22,7 +22,11 @@ class Keep(Action):
 
 @actions.register("rollback")
 class Rollback(Action):
-    """Back to the best weights, optimizer and settings so far, at half the rate; no budget comes back."""
+    """Back to the best weights, optimizer and settings so far, at half the lower rate; no budget comes back.
+
+    The lower of the best state's rate and the current one, relative to their defaults: so a second try from the same
+    weights is slower than the first.
+    """
 
     def allowed(self, run: Run, row: int) -> bool:
         """When the last validation was not the best."""
@@ -31,9 +35,10 @@ class Rollback(Action):
 
     def apply(self, run: Run, row: int) -> None:
         """See the class."""
+        current = run.relative_rate(row)
         run.load_best(row)
-        rate = run.states[row].hyperparameters.learning_rate / 2
-        run.change(row, learning_rate=max(rate, RATE_RANGE[0] * run.default_rate(row)))
+        relative = min(current, run.relative_rate(row)) / 2
+        run.change(row, learning_rate=max(relative, RATE_RANGE[0]) * run.default_rate(row))
 
 
 @actions.register("load_averaged")

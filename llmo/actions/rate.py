@@ -20,7 +20,7 @@ class ScaleRate(Action):
     def allowed(self, run: Run, row: int) -> bool:
         """While the rate stays within `RATE_RANGE` of the default, and no schedule rule sets it."""
         state = run.states[row]
-        relative = self.factor * state.hyperparameters.learning_rate / run.default_rate(row)
+        relative = self.factor * run.relative_rate(row)
         return state.schedule is None and RATE_RANGE[0] <= relative <= RATE_RANGE[1]
 
     def apply(self, run: Run, row: int) -> None:

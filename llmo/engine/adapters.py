@@ -1,8 +1,8 @@
 """LoRA on flat rows: the effective weights, the gradient of the factors, fresh and grown factors.
 
-W' = W + 2 B A for every linear layer, which is PEFT's LoRA with `lora_alpha = 2 r` (Hu et al. 2021). The chain rule gives the
-factors' gradients from the gradient in W': dB = 2 dW' A^T and dA = 2 B^T dW', so rows with and without an adapter, and of
-different rank, run through one program.
+W' = W + 2 B A for every linear layer, which is PEFT's LoRA with `lora_alpha = 2 r` (Hu et al. 2021). The chain rule
+gives the factors' gradients from the gradient in W': dB = 2 dW' A^T and dA = 2 B^T dW', so rows with and without an
+adapter, and of different rank, run through one program.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Dropout on the outputs of a model's blocks, with masks that are given from outside.
 
-Masks come from counter streams, so they do not depend on the population's size; a forward hook multiplies them in, so the
-Hugging Face classes stay as they are.
+Masks come from counter streams, so they do not depend on the population's size; a forward hook multiplies them in, so
+the Hugging Face classes stay as they are.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from llmo.engine.streams import DROPOUT, uniform
 def blocks(model: nn.Module) -> list[nn.Module]:
     """The repeated blocks of a transformer: the members of its longest `nn.ModuleList`."""
     lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    return list(max(lists, key=len))
+    longest = max(lists, key=len)
+    return list(longest)
 
 
 class BlockDropout:

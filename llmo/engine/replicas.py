@@ -116,7 +116,7 @@ class Replicas:
         return len(task.validation.inputs) * self.cost(state.rank, task.tokens).forward
 
     def affordable_steps(self, row: int) -> int:
-        """Optimizer steps of the next interval: the interval's, or what the budget still pays with a validation pass."""
+        """Optimizer steps of the next interval: all of it, or what the budget still pays with a validation pass."""
         state = self.states[row]
         left = state.problem.budget - state.spent - self.evaluation_cost(row)
         return max(0, min(state.problem.interval, int(left / self.step_cost(row))))
@@ -143,6 +143,10 @@ class Replicas:
         state = self.states[row]
         return default_learning_rate(self.layout.size, state.problem.start, state.adapter)
 
+    def relative_rate(self, row: int) -> float:
+        """The rate before any decay, as a multiple of the default."""
+        return self.states[row].hyperparameters.learning_rate / self.default_rate(row)
+
     # Weights and adapters
 
     def effective(self, rows: Sequence[int]) -> Tensor:
@@ -159,7 +163,7 @@ class Replicas:
         return weights
 
     def delivered(self, row: int) -> Tensor:
-        """The weights that a row delivers, [1, P]: the best by validation, its adapter merged; the first before that."""
+        """The weights that a row delivers, [1, P]: the best by validation, adapter merged; the first before that."""
         best = slice(row, row + 1)
         return merge(self.layout, self.rows.best_weights[best].clone(), self.rows.best_adapters[best])
 
@@ -193,7 +197,7 @@ class Replicas:
 
     def _keep_relative_rate(self, row: int, adapter: Adapter) -> None:
         state = self.states[row]
-        relative = state.hyperparameters.learning_rate / self.default_rate(row)
+        relative = self.relative_rate(row)
         state.adapter = adapter
         self.change(row, learning_rate=relative * self.default_rate(row))
 

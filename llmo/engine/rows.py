@@ -1,8 +1,8 @@
 """Where the tensors of N replicas lie: one buffer [N, S], so that a snapshot is one copy.
 
 A row holds the live part (weights, LoRA factors, the moments of both and their step counts), the live part at the best
-validation, and the averaged weights. Every section starts on a cache line, in each row alike: kernels may round differently
-at another alignment, and a row must give the same bits wherever it lies.
+validation, and the averaged weights. Every section starts on a cache line, in each row alike: kernels may round
+differently at another alignment, and a row must give the same bits wherever it lies.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Rows:
         self.best_weights, _, _, _, self.best_adapters, *_ = self.best.split(widths, 1)
 
     def start(self, row: int, weights: Tensor) -> None:
-        """Forget a row and give it starting weights [P]; they are its best and its average until something better comes."""
+        """Forget a row and give it starting weights [size], its best and its average until something better comes."""
         self.buffer[row] = 0
         for target in (self.weights, self.best_weights, self.averaged):
             target[row, : len(weights)] = weights

@@ -129,7 +129,7 @@ class Run(Replicas):
                 interval.clipped += norm > CLIP_NORM
                 interval.learning_rate = self.learning_rate(row)
                 cosines.look(row, step, row_gradient, optimizer.first(row), interval)
-                # The average takes in the weights that the batch has seen; where they are a view, the update changes them.
+                # The average takes in the weights that the batch has seen; the update may change them in place.
                 self._averaged[row].lerp_(weights[place], 1 / max(2, 2 * state.problem.interval))
                 state.averaged_steps += 1
                 optimizer.step(row, row_gradient, interval.learning_rate, state.hyperparameters.weight_decay)

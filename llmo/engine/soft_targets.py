@@ -44,8 +44,8 @@ class SoftTargets:
             inputs: Token ids [n, B, T].
 
         Returns:
-            Probabilities [k, B, T, V] of the k replicas that distil, in order, and their share in the loss of each replica
-            [n]; None twice when no replica distils.
+            Probabilities [k, B, T, V] of the k replicas that distil, in order, and their share in the loss of each
+            replica [n]; None twice when no replica distils.
         """
         modes = [state.hyperparameters.distillation for state in states]
         taught = [place for place, mode in enumerate(modes) if mode != "off"]

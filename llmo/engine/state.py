@@ -22,7 +22,7 @@ class Problem:
 
     Attributes:
         task: Data and loss.
-        weights: Starting weights, [P].
+        weights: Starting weights, [size].
         teacher: A larger model of the same vocabulary, or None.
         start: From scratch, or pre-trained.
         hyperparameters: To start with.
@@ -47,7 +47,7 @@ class Problem:
 
 @dataclass
 class Interval:
-    """Sums over what happened since the last evaluation; `steps` counts the optimizer steps that changed the weights."""
+    """Sums over what happened since the last evaluation; `steps` counts the updates of the weights."""
 
     steps: int = 0
     loss: float = 0.0

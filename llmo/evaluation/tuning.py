@@ -49,7 +49,8 @@ class Instances:
 
     def job(self, agent: str, parameters: Mapping[str, Any], index: int) -> Job:
         """A rule on an instance; the peak of the other start, which is not read there, is made the same."""
-        own = {start: parameters[self.starts[index]] for start in STARTS if start in parameters}
+        peak = parameters.get(self.starts[index])
+        own = {} if peak is None else {start: peak for start in STARTS if start in parameters}
         return Job(self.env, "train", index, agent, tuple(sorted({**parameters, **own}.items())))
 
     def score(self, losses: Losses, agent: str, parameters: Mapping[str, Any], indices: Sequence[int]) -> list[float]:
@@ -114,6 +115,8 @@ def search(agent: str, grid: Grid, start: Mapping[str, Any], instances: Instance
                 scores = {place: instances.score(losses, agent, tried[name, place], indices) for place in climb.wanted}
                 climb.learn({place: iqm(np.array(values)) for place, values in scores.items()})
         chosen |= {name: climb.values[climb.best] for name, climb in climbs.items()}
+    # Where no parameter is read nothing was played: pre-trained starts of a rule whose only parameter is `scratch`.
+    yield [instances.job(agent, chosen, index) for index in instances.starts]
     return chosen
 
 

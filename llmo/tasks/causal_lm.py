@@ -17,8 +17,8 @@ from llmo.tasks.task import Examples, Task
 class SoftTargetCrossEntropy(torch.autograd.Function):
     """Cross-entropy of a mixture of the label and a teacher's distribution, fused.
 
-    loss = (1 - w) * CE(label) + w * KL(teacher || student), the distillation loss of Hinton et al. (2015) at temperature 1.
-    Its gradient in the logits is softmax - (1 - w) * onehot - w * teacher: one pass, no scattered buffers.
+    loss = (1 - w) * CE(label) + w * KL(teacher || student), the distillation loss of Hinton et al. (2015) at
+    temperature 1. Its gradient in the logits is softmax - (1 - w) * onehot - w * teacher, in one pass.
     """
 
     @staticmethod

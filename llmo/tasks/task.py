@@ -27,8 +27,8 @@ class Examples:
 class Task(ABC):
     """One data set: training sources, validation and test examples, and the loss.
 
-    Training data gives gradients, validation data gives rewards and observations, test data is read once, at the end of a
-    scored episode, and reaches no agent, reward or rule.
+    Training data gives gradients, validation data gives rewards and observations, test data is read once, at the end of
+    a scored episode, and reaches no agent, reward or rule.
 
     Attributes:
         validation: Examples of the validation split, [V, T].
@@ -67,8 +67,8 @@ class Task(ABC):
             weight: Share of the loss that comes from the teacher, [n], in [0, 1]; None without a teacher.
 
         Returns:
-            What is trained [n, B, T], differentiable with respect to `logits`; and the loss of the labels alone [n, B, T],
-            not differentiable.
+            What is trained [n, B, T], differentiable with respect to `logits`; and the loss of the labels alone
+            [n, B, T], not differentiable.
         """
 
     @torch.no_grad()

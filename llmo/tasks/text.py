@@ -1,30 +1,25 @@
 """The text that every Python carries: real language in three domains, without a download.
 
-Prose is the language reference in `pydoc_data.topics`; docstrings and code are those of the standard library, code without
-its docstrings. Names alone decide where a text belongs: a sha256 of a module's name gives its instance part and, inside the
-part, its split, for its docstrings and its code alike. Topics are few and uneven, and some repeat whole sections of
-others, so they are cut into their titled sections and a section's title is the name: a section that stands in two topics
-is one unit. `SALT` was chosen once, so that the scarce prose fills every cell in Python 3.11, 3.12 and 3.13.
+Prose is the language reference in `pydoc_data.topics`; docstrings and code are those of the standard library, code
+without its docstrings. Names alone decide where a text belongs: a sha256 of a name gives its instance part and,
+inside the part, its split. A module's docstrings and code go by its name; prose by its section's title, since topics
+are few and uneven, and some repeat whole sections of others. `SALT` was chosen once, so that the scarce prose fills
+every cell in Python 3.11, 3.12 and 3.13.
 
-Units are read in the order of another hash of their names until a cell has its fill. A paragraph that was met before, in
-whatever domain or part, is dropped: the first unit in that order owns it, and no two cells share one. Nor do they share
-near copies: a paragraph is dropped when more than a quarter of its runs of eight words were met before.
+Units are read in the order of another hash of their names until a cell has its fill. A paragraph that was met before,
+in whatever domain or part, is dropped: the first unit in that order owns it, and no two cells share one. Nor do they
+share near copies: a paragraph is dropped when more than a quarter of its runs of eight words were met before.
 """
 
 from __future__ import annotations
 
-import ast
 import hashlib
-import inspect
 import json
 import os
-import re
 import sys
 import sysconfig
-import tempfile
-import warnings
-from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -34,6 +29,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmo.errors import LlmoError
+from llmo.run_dir import replacing
+from llmo.tasks import standard_library
+from llmo.tasks.standard_library import PARAGRAPH, modules, paragraphs, sections, split_source
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -50,22 +48,11 @@ CELLS: tuple[Cell, ...] = tuple((domain, part, split) for domain in DOMAINS for 
 TOKENIZER = Path(__file__).with_name("tokenizer.json")
 SALT = 16908
 
-# Limits in characters. A paragraph of PARAGRAPH or more stands in one unit only; RUN is in words.
+# Limits in characters; RUN is in words.
 TRAINING_LIMIT = {"train": 400_000, "dev": 220_000, "test": 220_000}
 HELD_OUT_LIMIT = 60_000
 UNIT_LIMIT = 30_000
-PARAGRAPH = 80
 RUN = 8
-TABLE = 6_000
-
-# Tests, data and tools, and what Debian ships in packages of their own.
-SKIPPED = frozenset(
-    "__pycache__ dist-packages distutils encodings ensurepip idlelib lib-dynload lib2to3 pydoc_data site-packages "
-    "sitecustomize.py test tests tkinter turtledemo usercustomize.py".split()
-)
-TITLE = re.compile(r"^(\S[^\n]*)\n[*=~^-]{3,}\n", re.MULTILINE)
-BLANK_LINES = re.compile(r"\n\s*\n")
-LEGAL = re.compile(r"copyright|licen[cs]e|warrant|rights reserved", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -84,7 +71,7 @@ class Corpus:
 
 
 def assignment(name: str) -> tuple[str, str, int]:
-    """The instance part, the split inside it and the reading rank of a unit: a function of its name and nothing else."""
+    """The instance part, the split inside it and the reading rank of a unit: a function of its name alone."""
     digest = hashlib.sha256(f"{SALT}/{name}".encode()).digest()
     part, split, rank = (int.from_bytes(digest[at : at + 8], "big") for at in (0, 8, 16))
     return _pick(PARTS, PART_SHARES, part / 2**64), _pick(SPLITS, SPLIT_SHARES, split / 2**64), rank
@@ -96,80 +83,6 @@ def _pick(names: tuple[str, ...], shares: tuple[float, ...], u: float) -> str:
         if u < 0:
             return name
     return names[-1]
-
-
-def sections(topics: Mapping[str, str]) -> dict[str, str]:
-    """Reference prose by section title, without underlines; what precedes a topic's first title goes by the topic's name.
-
-    Args:
-        topics: Text by topic, as `pydoc_data.topics.topics`.
-    """
-    found: defaultdict[str, list[str]] = defaultdict(list)
-    for topic in sorted(topics):
-        head, *rest = TITLE.split(topics[topic])
-        if head.strip():
-            found[topic].append(head)
-        for title, body in zip(rest[::2], rest[1::2], strict=True):
-            found[title].append(f"{title}\n\n{body}")
-    return {title: "\n\n".join(texts) for title, texts in found.items()}
-
-
-def modules(root: Path) -> dict[str, Path]:
-    """Source files below the standard library's folder, by dotted module name."""
-    found = {}
-    for folder, folders, files in os.walk(root):
-        folders[:] = [name for name in folders if name not in SKIPPED and not name.startswith("config-")]
-        for file in files:
-            if file.endswith(".py") and file not in SKIPPED and not file.startswith("_sysconfigdata"):
-                path = Path(folder, file)
-                names = path.relative_to(root).with_suffix("").parts
-                found[".".join(names[:-1] if names[-1] == "__init__" else names)] = path
-    return found
-
-
-def split_source(source: str) -> tuple[str, str]:
-    """The docstrings of a module, and its code without them.
-
-    Raises:
-        SyntaxError: The source does not parse.
-    """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        tree = ast.parse(source)
-    docstrings = []
-    removed: set[int] = set()
-    for body in _bodies(tree):
-        match body:
-            case [ast.Expr(value=ast.Constant(value=str(text))) as node, *_]:
-                docstrings.append(inspect.cleandoc(text))
-                removed.update(range(node.lineno - 1, node.end_lineno or node.lineno))
-    lines = source.split("\n")
-    return "\n\n".join(docstrings), "\n".join(line for at, line in enumerate(lines) if at not in removed)
-
-
-def _bodies(node: ast.AST) -> Iterator[list[ast.stmt]]:
-    """The bodies that may open with a docstring; expressions are not searched, which makes it fast."""
-    if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-        yield node.body
-    for field in ("body", "orelse", "handlers", "finalbody"):
-        for child in getattr(node, field, ()):
-            yield from _bodies(child)
-
-
-def paragraphs(text: str) -> list[str]:
-    """What stands between blank lines, without legal notices, tables and trailing spaces."""
-    found = []
-    for piece in BLANK_LINES.split(text):
-        lines = [line.rstrip() for line in piece.strip("\n").split("\n")]
-        comment = all(line.startswith("#") for line in lines)
-        ink = "".join(piece.split())
-        letters = sum(map(str.isalpha, ink))
-        if comment and (LEGAL.search(piece) or "-*-" in piece or ink.startswith("#!")):
-            continue
-        if len(ink) >= PARAGRAPH and letters < 0.4 * len(ink) or len(ink) > TABLE or not ink:
-            continue
-        found.append("\n".join(lines))
-    return found
 
 
 def _runs(paragraph: str) -> set[str]:
@@ -237,13 +150,13 @@ def load_tokenizer() -> Tokenizer:
 def load_corpus() -> Corpus:
     """The corpus of this Python; a few seconds the first time, then from a file in the cache folder.
 
-    The folder is `$LLMO_CACHE`, `$XDG_CACHE_HOME/llmo` or `~/.cache/llmo`; where it cannot be written, nothing is cached.
+    The folder is `$LLMO_CACHE`, `$XDG_CACHE_HOME/llmo` or `~/.cache/llmo`; where it cannot be written, nothing is kept.
 
     Raises:
         LlmoError: This Python comes without `pydoc_data.topics`.
     """
     key = hashlib.sha256(f"{sys.version}{sysconfig.get_path('stdlib')}".encode())
-    for path in (Path(__file__), TOKENIZER):
+    for path in (Path(__file__), Path(standard_library.__file__), TOKENIZER):
         key.update(path.read_bytes())
     file = cache_folder() / f"corpus-{key.hexdigest()[:24]}.safetensors"
     corpus = _read(file)
@@ -301,10 +214,7 @@ def _write(file: Path, corpus: Corpus) -> None:
     facts = json.dumps([corpus.sha256, [corpus.bytes[cell] for cell in CELLS]])
     metadata = {"facts": facts, "digest": _digest(corpus.tokens, facts)}
     content = save({"/".join(cell): array for cell, array in corpus.tokens.items()}, metadata)
-    try:
+    with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as temporary:
-            temporary.write(content)
-        os.replace(temporary.name, file)
-    except OSError:
-        return
+        with replacing(file) as temporary:
+            temporary.write_bytes(content)

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from llmo import catalog
-from llmo.diagnostics.features import INDEX, NAMES
 from llmo.agent import Space
+from llmo.diagnostics.features import INDEX, NAMES
 
 LOSSES = [6.0, 5.0, 5.0 - 1e-4, 5.2, 5.1, 4.5, 4.6, 4.7, 4.4, 4.4, 4.4, 4.4, 4.5, 3.0, 3.1, 3.2, 3.3, 3.4, 3.5, 3.6]
 

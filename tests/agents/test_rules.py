@@ -66,9 +66,7 @@ def numbers(record: EpisodeRecord) -> str:
 
 
 @pytest.mark.parametrize("name", RULES)
-def test_a_run_comes_out_the_same_in_any_company(
-    name: str, together: dict[tuple[str, int], EpisodeRecord]
-) -> None:
+def test_a_run_comes_out_the_same_in_any_company(name: str, together: dict[tuple[str, int], EpisodeRecord]) -> None:
     """Alone in a population of one agent, the other instance first."""
     records = play([Job(ENV, "train", index, name, budget=0.4) for index in reversed(SMALL)])
     for record in records:
@@ -116,7 +114,12 @@ def test_curriculum_stays_with_the_source_nearest_to_validation_and_averages_onc
     gaps = {"source_1_gap": 0.9, "source_2_gap": -0.2, "source_3_gap": -1.5}
     assert player.act(spent=-0.7, **used, **gaps) == "source_2"
     assert "+30%, -7%, -50%" in player.why
-    assert [player.act(spent=spent, **used) for spent in (0.0, 0.79, 0.81, 0.9)] == ["keep", "keep", "load_averaged", "keep"]
+    assert [player.act(spent=spent, **used) for spent in (0.0, 0.79, 0.81, 0.9)] == [
+        "keep",
+        "keep",
+        "load_averaged",
+        "keep",
+    ]
 
 
 def test_curriculum_that_cannot_see_the_sources_uses_all() -> None:

@@ -1,0 +1,71 @@
+"""The command tunes for real, keeps what it played, resumes and refuses."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmo import catalog
+from llmo.cli import main
+
+PLUGIN = '''
+from llmo.registry import agents
+from llmo.schedules import PlainSchedule
+
+
+@agents.register("planted")
+class Planted(PlainSchedule):
+    """From scratch one rate learns, the other does not."""
+
+    grid = {"scratch": (1e-4, 1.0)}
+
+    def __init__(self, scratch: float = 1e-4) -> None:
+        super().__init__(scratch, 1.0)
+
+    def shape(self, spent: float) -> float:
+        return 1.0
+'''
+
+
+def test_the_command_tunes_a_rule_for_real_and_resumes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "planted_rule.py").write_text(PLUGIN)
+    monkeypatch.syspath_prepend(tmp_path)
+    shipped = (catalog.ROOT / "agents" / "tuned.json").read_bytes()
+    command = ["--plugin", "planted_rule", "tune", "--out", str(tmp_path / "tune"), "--instances", "2"]
+    command += ["--agents", "planted", "--workers", "0"]
+    try:
+        assert main(command) == 0
+        rule = json.loads((tmp_path / "tune" / "tuned.json").read_text())["rules"]["planted"]
+        assert "scratch" in rule["score"]
+        assert rule["parameters"] == {"scratch": 1.0}
+        assert rule["env_steps"] > 0
+        assert "planted" in capsys.readouterr().out
+
+        written = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")}
+        assert main([*command, "--resume"]) == 0
+        assert written == {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*.jsonl")}
+        assert json.loads((tmp_path / "tune" / "tuned.json").read_text())["rules"]["planted"] == rule
+    finally:
+        catalog.KINDS["agents"]._entries.pop("planted", None)
+    assert (catalog.ROOT / "agents" / "tuned.json").read_bytes() == shipped
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--agents", "cosin"], ["'cosin'", "did you mean 'cosine'"]),
+        (["--agents", "keep"], ["agent to tune 'keep'"]),
+        (["--instances", "1"], ["instances 1", "at least 2"]),
+        (["--agents", "constant", "--ship"], ["--ship", "all rules"]),
+    ],
+)
+def test_a_wrong_option_is_one_line(
+    arguments: list[str], words: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["tune", "--out", str(tmp_path / "new"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1
+    assert all(word in error for word in words)
+    assert not (tmp_path / "new").exists()

@@ -1,0 +1,47 @@
+"""The meter against a hand count, and against torch's counter on a real PEFT model."""
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch.utils.flop_counter import FlopCounterMode
+
+from llmo.budget import sequence_cost
+from llmo.engine.models import ModelShape, build_model, llama_config
+
+SHAPE, TOKENS = ModelShape(16, 2), 8
+
+
+def test_a_forward_pass_is_what_one_counts_by_hand() -> None:
+    config = llama_config(SHAPE)
+    width, inner, tokens = SHAPE.width, config.intermediate_size, TOKENS
+    linear = SHAPE.depth * (4 * width * width + 3 * width * inner) + width * config.vocab_size
+    attention = SHAPE.depth * 2 * tokens * width  # Scores and values, each tokens x tokens x width.
+    assert sequence_cost(config, TOKENS).forward == 2 * tokens * (linear + attention)
+
+
+def test_training_costs_two_more_products_for_each_of_the_forward_pass() -> None:
+    config = llama_config(SHAPE)
+    cost = sequence_cost(config, TOKENS)
+    assert cost.train == 3 * cost.forward
+
+
+@pytest.mark.parametrize("rank", [4, 8])
+def test_adapters_cost_what_peft_costs(rank: int) -> None:
+    model = build_model(SHAPE, 0)
+    peft = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
+    ids = torch.zeros(3, TOKENS, dtype=torch.long)
+    with FlopCounterMode(display=False) as forward:
+        logits = peft(input_ids=ids).logits
+    with FlopCounterMode(display=False) as backward:
+        logits.sum().backward()
+    cost = sequence_cost(llama_config(SHAPE), TOKENS, rank)
+    assert forward.get_total_flops() == 3 * cost.forward
+    assert forward.get_total_flops() + backward.get_total_flops() == 3 * cost.train
+
+
+def test_counting_leaves_torchs_random_state_alone_and_is_remembered() -> None:
+    before = torch.random.get_rng_state()
+    first = sequence_cost(llama_config(ModelShape(12, 1)), 6)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert sequence_cost(llama_config(ModelShape(12, 1)), 6) is first
+    assert sequence_cost(llama_config(ModelShape(12, 1)), 12).train > 2 * first.train

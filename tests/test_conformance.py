@@ -1,0 +1,35 @@
+"""Every registered plug-in obeys its contract: what `llmo check` says of it, name by name."""
+
+from functools import cache
+
+import pytest
+
+from llmo import catalog
+from llmo.cli import main
+from llmo.errors import LlmoError
+from llmo.evaluation.checks import CHECKS, check
+
+for kind in CHECKS:
+    catalog.load(kind)
+NAMES = sorted({name for kind in CHECKS for name in catalog.KINDS[kind].names()})
+
+
+@cache
+def lines(name: str) -> tuple[str, ...]:
+    return tuple(check(name))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_registered_plug_in_obeys_its_contract(name: str) -> None:
+    assert [line for line in lines(name) if not line.startswith("ok ")] == []
+    assert len(lines(name)) >= 3
+
+
+def test_an_unknown_name_is_refused_with_the_nearest() -> None:
+    with pytest.raises(LlmoError, match="did you mean 'tracking'"):
+        check("traking")
+
+
+def test_the_command_prints_the_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "distil_off"]) == 0
+    assert capsys.readouterr().out.splitlines() == list(lines("distil_off"))
