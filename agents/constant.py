@@ -12,7 +12,7 @@ class Constant(PlainSchedule):
 
     grid = {"scratch": PEAKS, "pretrained": PEAKS}
 
-    def __init__(self, scratch: float = 1.0, pretrained: float = 1.0) -> None:
+    def __init__(self, scratch: float = 1.0, pretrained: float = 0.5) -> None:
         super().__init__(scratch, pretrained)
 
     def shape(self, spent: float) -> float:

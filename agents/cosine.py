@@ -25,7 +25,7 @@ class Cosine(PlainSchedule):
         "floor": (0.0, 0.1, 0.25, 0.5, 0.75),
     }
 
-    def __init__(self, scratch: float = 1.0, pretrained: float = 1.0, warmup: float = 0.05, floor: float = 0.1) -> None:
+    def __init__(self, scratch: float = 1.0, pretrained: float = 0.5, warmup: float = 0.05, floor: float = 0.1) -> None:
         super().__init__(scratch, pretrained)
         self.warmup, self.floor = share("warmup", warmup, 0.9), share("floor", floor)
 

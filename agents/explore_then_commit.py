@@ -52,7 +52,7 @@ class ExploreThenCommit(ScheduleRule[Trial]):
     def __init__(
         self,
         scratch: float = 1.0,
-        pretrained: float = 1.0,
+        pretrained: float = 0.5,
         warmup: float = 0.05,
         floor: float = 0.1,
         rounds: int = 1,

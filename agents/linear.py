@@ -19,7 +19,7 @@ class Linear(PlainSchedule):
 
     grid = {"scratch": PEAKS, "pretrained": PEAKS, "warmup": (0.0, 0.05, 0.1, 0.2)}
 
-    def __init__(self, scratch: float = 1.0, pretrained: float = 1.0, warmup: float = 0.05) -> None:
+    def __init__(self, scratch: float = 1.0, pretrained: float = 0.5, warmup: float = 0.05) -> None:
         super().__init__(scratch, pretrained)
         self.warmup = share("warmup", warmup, 0.9)
 

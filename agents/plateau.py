@@ -78,7 +78,7 @@ class Plateau(Agent):
         "patience": (0, 1, 2, 3, 4),
     }
 
-    def __init__(self, scratch: float = 1.0, pretrained: float = 1.0, factor: float = 0.5, patience: int = 1) -> None:
+    def __init__(self, scratch: float = 1.0, pretrained: float = 0.5, factor: float = 0.5, patience: int = 1) -> None:
         self.scratch, self.pretrained = positive("scratch", scratch), positive("pretrained", pretrained)
         self.factor = positive("factor", factor)
         if factor > 1:

@@ -29,7 +29,7 @@ class Step(PlainSchedule):
         "drops": (1, 2, 3, 4),
     }
 
-    def __init__(self, scratch: float = 1.0, pretrained: float = 1.0, factor: float = 0.5, drops: int = 2) -> None:
+    def __init__(self, scratch: float = 1.0, pretrained: float = 0.5, factor: float = 0.5, drops: int = 2) -> None:
         super().__init__(scratch, pretrained)
         self.factor = positive("factor", factor)
         if drops < 1:

@@ -21,7 +21,7 @@ class Tracking(ScheduleRule[None]):
 
     grid = {"scratch": PEAKS, "pretrained": PEAKS, "decay": (0.05, 0.1, 0.2, 0.35, 0.5, 0.7)}
 
-    def __init__(self, scratch: float = 1.0, pretrained: float = 1.0, decay: float = 0.35) -> None:
+    def __init__(self, scratch: float = 1.0, pretrained: float = 0.5, decay: float = 0.35) -> None:
         super().__init__(scratch, pretrained)
         self.decay = share("decay", decay)
 

@@ -26,7 +26,7 @@ class WarmupStableDecay(PlainSchedule):
     }
 
     def __init__(
-        self, scratch: float = 1.0, pretrained: float = 1.0, warmup: float = 0.05, decay: float = 0.35
+        self, scratch: float = 1.0, pretrained: float = 0.5, warmup: float = 0.05, decay: float = 0.35
     ) -> None:
         super().__init__(scratch, pretrained)
         self.warmup, self.decay = share("warmup", warmup, 0.9), share("decay", decay)

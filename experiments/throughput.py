@@ -1,7 +1,7 @@
 """What the engine costs, in ratios measured side by side: `llmo throughput --out runs/throughput`.
 
 Every ratio is the median over pairs that are timed one right after the other, with its quartiles, so that a busy
-machine slows both sides alike. One thread; two to three minutes.
+machine slows both sides alike. One thread; about two minutes.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from llmo.registry import experiments
 if TYPE_CHECKING:
     from llmo.engine.state import Problem
     from llmo.mdp.instances import Instance
-    from llmo.mdp.population import Population
 
 ENV = "llmo/LanguageModel-v0"
 SHAPE = (32, 2)
@@ -238,22 +237,13 @@ def population_steps(seconds: float) -> Row:
     population.reset({slot: draw_instance("train", next(indices)) for slot in range(REPLICAS)})
     steps, started = 0, time.perf_counter()
     while time.perf_counter() - started < seconds:
-        steps += _random_step(population, rng, indices)
+        taken = population.step({slot: rng.choice(population.mask(slot).nonzero()[0]) for slot in range(REPLICAS)})
+        steps += len(taken)
+        ended = [slot for slot, step in taken.items() if step.terminated]
+        population.reset({slot: draw_instance("train", next(indices)) for slot in ended})
     value = steps / (time.perf_counter() - started)
     size = sum(p.numel() for p in build_model(ModelShape(*SHAPE), 0).parameters())
     return Row("env steps of a population", size, BATCH * TOKENS, REPLICAS, value, "steps/s")
-
-
-def _random_step(population: Population, rng: Any, indices: itertools.count[int]) -> int:
-    """One step of every slot; slots whose episodes end begin new ones."""
-    from llmo.mdp.instances import draw_instance
-
-    actions = {slot: rng.choice(population.mask(slot).nonzero()[0]) for slot in range(population.replicas)}
-    taken = population.step(actions)
-    ended = [slot for slot, step in taken.items() if step.terminated]
-    if ended:
-        population.reset({slot: draw_instance("train", next(indices)) for slot in ended})
-    return len(taken)
 
 
 @experiments.register("throughput")
@@ -282,7 +272,7 @@ def throughput(out: Path = Path("runs/throughput"), scale: float = 1.0) -> None:
 
     rows = []
     for measure in (
-        lambda: env_step(times(300)),
+        lambda: env_step(times(150)),
         lambda: one_program(times(20)),
         lambda: snapshots(times(60)),
         lambda: population_steps(30 * scale),

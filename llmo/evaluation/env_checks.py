@@ -29,7 +29,7 @@ def check_environment(name: str, findings: Findings) -> None:
     """Check an environment by its registered name."""
     env: TrainingEnv | None = None
     with findings.that("can be made, and its menu and features have names of their own"):
-        env = _make(name)
+        env = _make(name, budget_scale=2 * BUDGET_SCALE)
         _names(env.population.spec.space)
     if env is None:
         return
@@ -56,7 +56,7 @@ def check_environment(name: str, findings: Findings) -> None:
 
 
 def _make(name: str, **parameters: Any) -> TrainingEnv:
-    env = make_env(name, budget_scale=BUDGET_SCALE, **parameters).unwrapped
+    env = make_env(name, **({"budget_scale": BUDGET_SCALE} | parameters)).unwrapped
     require(isinstance(env, TrainingEnv), f"it makes a {type(env).__name__}")
     return env
 

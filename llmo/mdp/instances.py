@@ -10,11 +10,11 @@ import math
 import numbers
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from llmo.budget import sequence_cost
+from llmo.budget import Cost, sequence_cost
 from llmo.engine.models import ModelShape, llama_config, load_pretrained
 from llmo.errors import LlmoError
 from llmo.hyperparameters import Start
@@ -111,19 +111,24 @@ class Instance:
 
 def plain_cost(shape: ModelShape, interval: int) -> float:
     """FLOPs of one environment step with all weights trained and no teacher."""
-    cost = sequence_cost(_config(shape), TOKENS)
+    cost = _cost(shape)
     return interval * BATCH * cost.train + VALIDATION_SEQUENCES * cost.forward
 
 
 def first_cost(shape: ModelShape, teacher: str) -> float:
-    """FLOPs of the measurement before the first step: the model's validation pass, and the teacher's where there is one."""
-    passes = [_config(shape), *([load_pretrained(teacher).config] if teacher else [])]
-    return sum(VALIDATION_SEQUENCES * sequence_cost(config, TOKENS).forward for config in passes)
+    """FLOPs of the measurement before the first step: a validation pass of the model and of a teacher, if any."""
+    costs = [_cost(shape), *([_teacher_cost(teacher)] if teacher else [])]
+    return sum(VALIDATION_SEQUENCES * cost.forward for cost in costs)
 
 
 @lru_cache(maxsize=64)
-def _config(shape: ModelShape) -> Any:
-    return llama_config(shape)
+def _cost(shape: ModelShape) -> Cost:
+    return sequence_cost(llama_config(shape), TOKENS)
+
+
+@lru_cache(maxsize=64)
+def _teacher_cost(teacher: str) -> Cost:
+    return sequence_cost(load_pretrained(teacher).config, TOKENS)
 
 
 def draw_instance(part: str, index: int, budget_scale: float = 1.0) -> Instance:

@@ -107,19 +107,31 @@ def test_random_actions_are_allowed_ones_all_alike() -> None:
     assert min(counts.values()) > 150
 
 
-def test_curriculum_stays_with_the_source_nearest_to_validation_and_averages_once() -> None:
+GAPS, SIZES = (0.9, -0.15, -0.6), (0.0, 0.0, -1.0)
+"""Losses against validation (times 3) and sizes of three sources: noisy, clean, and small and learned by heart."""
+
+
+@pytest.mark.parametrize(
+    ("start", "prefer_large", "best"),
+    [("scratch", 0.0, 3), ("scratch", 0.2, 2), ("pretrained", 0.0, 2), ("pretrained", 1.0, 2)],
+)
+def test_curriculum_stays_with_the_source_that_looks_best(start: str, prefer_large: float, best: int) -> None:
+    player = Player("curriculum", start, probe=2, prefer_large=prefer_large)
+    seen_all = {f"source_{slot}_age": 0.1 for slot in (1, 2, 3)} | {"pretrained": float(start == "pretrained")}
+    sizes = {f"source_{slot}_size": size for slot, size in zip((1, 2, 3), SIZES)}
+    assert player.act() == "source_1"
+    for slot, gap in zip((1, 2, 3), GAPS):
+        assert player.act(**{f"source_{slot}_gap": 9.0}) == "keep", "a trial is judged at its end"
+        action = player.act(f"source_{slot}", **seen_all, **sizes, **{f"source_{slot}_gap": gap})
+        assert action == (f"source_{slot + 1}" if slot < 3 else "keep" if best == 3 else f"source_{best}")
+    assert "+30% at 10000 tokens, -5% at 10000 tokens, -20% at 1000 tokens" in player.why
+
+
+def test_curriculum_averages_once_and_late() -> None:
     player = Player("curriculum", probe=1, average_from=0.9)
-    used = {f"source_{slot}_age": 0.1 for slot in (1, 2, 3)}
-    assert [player.act(spent=-1 + step / 10) for step in range(3)] == ["source_1", "source_2", "source_3"]
-    gaps = {"source_1_gap": 0.9, "source_2_gap": -0.2, "source_3_gap": -1.5}
-    assert player.act(spent=-0.7, **used, **gaps) == "source_2"
-    assert "+30%, -7%, -50%" in player.why
-    assert [player.act(spent=spent, **used) for spent in (0.0, 0.79, 0.81, 0.9)] == [
-        "keep",
-        "keep",
-        "load_averaged",
-        "keep",
-    ]
+    for _ in range(4):
+        player.act()
+    assert [player.act(spent=spent) for spent in (0.0, 0.79, 0.81, 0.9)] == ["keep", "keep", "load_averaged", "keep"]
 
 
 def test_curriculum_that_cannot_see_the_sources_uses_all() -> None:

@@ -147,8 +147,8 @@ def test_the_budget_scale_changes_the_budget_alone() -> None:
 
 @pytest.mark.parametrize("part", PARTS)
 def test_the_budget_pays_the_steps(part: str) -> None:
-    """An episode that only keeps, without a teacher to pay for, has exactly the steps that were drawn."""
-    cheap = min((i for i in drawn(part) if not i.teacher), key=lambda instance: instance.budget)
+    """An episode that only keeps has exactly the steps that were drawn, with a teacher to measure first."""
+    cheap = min((i for i in drawn(part) if i.teacher), key=lambda instance: instance.budget)
     spec = env_spec("llmo/LanguageModel-v0")
     population = Population(spec)
     population.reset({0: cheap})
