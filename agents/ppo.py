@@ -95,7 +95,7 @@ class Ppo(Agent):
         env: VecEnv,
         updates: int,
         run: RunDir,
-        demonstrations: Callable[[], Demonstrations] | None = None,
+        demonstrations: Demonstrations | None = None,
         on_update: Callable[[dict[str, Any]], None] | None = None,
         *,
         seed: int = 0,
@@ -110,8 +110,8 @@ class Ppo(Agent):
             env: Environments to learn on.
             updates: Updates of PPO in all.
             run: Where checkpoints and the record `progress.jsonl` go.
-            demonstrations: Gives moves to imitate first; called only by a run that begins.
-            on_update: Called after every update with its line of the record.
+            demonstrations: Moves to imitate first; a run that is continued has done so.
+            on_update: Called after every update with its line of the record, to which it may add.
             seed: Of everything random.
             rate: Learning rate of Adam.
             steps: Environment steps in each slot before an update.
@@ -124,7 +124,7 @@ class Ppo(Agent):
         done = _restore(model, run)
         if not done and demonstrations is not None:
             set_random_seed(seed)
-            imitate(model.policy, demonstrations())
+            imitate(model.policy, demonstrations)
         recorder = _recorder(run, on_update)
         for first in range(done, updates, EVERY):
             set_random_seed(int(np.random.SeedSequence([seed, first]).generate_state(1)[0]))
@@ -255,8 +255,8 @@ def _recorder(run: RunDir, on_update: Callable[[dict[str, Any]], None] | None) -
                 "length": float(np.mean(self.lengths)) if self.lengths else None,
                 "seconds": time.monotonic() - self.started,
             }
-            run.append(line, "progress.jsonl")
             if on_update is not None:
                 on_update(line)
+            run.append(line, "progress.jsonl")
 
     return Recorder()

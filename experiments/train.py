@@ -15,6 +15,10 @@ from llmo.registry import experiments
 
 ROLLOUT = 16
 """Environment steps in each slot before an update."""
+RANDOM_SHARE = 0.1
+"""Share of the teacher's moves that are random, so that every action of the menu is seen."""
+REFERENCE_INSTANCES = 64
+"""Train instances on which the reference's return is measured."""
 
 
 @experiments.register("train")
@@ -73,7 +77,7 @@ def train(
         run.write_config(settings)
         venv = WorkerVecEnv(env, replicas, workers, seed=seed, reward=reward)
         try:
-            _learn(learner, spec.space, venv, run, settings, steps)
+            _learn(learner, spec.space, venv, run, settings, steps, workers)
         finally:
             venv.close()
         learner.save(run.path / "policy", _card(settings, run.path, steps))
@@ -107,34 +111,44 @@ def _same_settings(config: Path, settings: dict[str, Any]) -> None:
                 raise LlmoError(f"{name} of a resumed run", value, f"the run's own, {old.get(name)!r}")
 
 
-def _learn(learner: Any, space: Any, venv: Any, run: Any, settings: dict[str, Any], steps: int) -> None:
+def _learn(learner: Any, space: Any, venv: Any, run: Any, settings: dict[str, Any], steps: int, workers: int) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     from llmo.evaluation.demonstrations import demonstrate
     from llmo.evaluation.progress import Progress
 
     learner.space = space
+    reference = _reference_return(settings["env"], run.path / "reference", workers)
     each = ROLLOUT * venv.num_envs
     updates = -(-steps // each)
-    count = settings["demonstrations"]
-
-    def demonstrations() -> Any:
-        return demonstrate(settings["env"], settings["teacher"], range(count), 0.1, settings["seed"], len(venv._pipes))
-
     latest = run.latest_checkpoint()
-    done = latest.meta["timesteps"] if latest else 0
+    moves = None
+    if settings["demonstrations"] and latest is None:
+        indices = range(settings["demonstrations"])
+        moves = demonstrate(settings["env"], settings["teacher"], indices, RANDOM_SHARE, settings["seed"], workers)
     writer = SummaryWriter(str(run.path / "tensorboard"))
+    done = latest.meta["timesteps"] if latest else 0
     with Progress(f"{settings['agent']} learns, in env steps", updates * each, done) as progress:
 
         def on_update(line: dict[str, Any]) -> None:
+            line["reference_return"] = reference
             if line["return"] is not None:
                 writer.add_scalar("return", line["return"], line["env_steps"])
-            progress.advance(each, f"return {line['return'] or float('nan'):.2f}")
+            progress.advance(each, f"return {line['return'] or float('nan'):.2f}, reference {reference:.2f}")
 
-        learner.learn(
-            venv, updates, run, demonstrations if count else None, on_update, seed=settings["seed"], steps=ROLLOUT
-        )
+        learner.learn(venv, updates, run, moves, on_update, seed=settings["seed"], steps=ROLLOUT)
     writer.close()
+
+
+def _reference_return(env: str, folder: Path, workers: int) -> float:
+    """What the reference rule gains on train instances, on average: what a policy's return is compared with."""
+    from llmo.catalog.tuned import shipped
+    from llmo.evaluation.episodes import play_all
+    from llmo.evaluation.result import Job
+
+    jobs = [Job(env, "train", index, shipped()["reference"]) for index in range(REFERENCE_INSTANCES)]
+    records = play_all(jobs, folder, workers, what=f"the reference rule {jobs[0].agent}, in episodes")
+    return sum(record.result.total_reward for record in records) / len(records)
 
 
 def _card(settings: dict[str, Any], folder: Path, steps: int) -> dict[str, Any]:

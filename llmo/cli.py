@@ -120,13 +120,17 @@ def _run_built_in(name: str, arguments: list[str]) -> int:
 
 
 def _list(kind: str | None = None) -> int:
-    if kind is not None and kind not in catalog.KINDS:
-        raise LlmoError("kind", kind, catalog.KINDS)
+    if kind is not None and kind not in LISTED:
+        raise LlmoError("kind", kind, LISTED)
     rows: list[tuple[str, str, str]] = []
-    for key in catalog.KINDS if kind is None else [kind]:
+    for key in catalog.KINDS if kind is None else {kind} - {"features"}:
         catalog.load(key)
         registry = catalog.KINDS[key]
         rows += [(registry.kind, name, registry.summary(name)) for name in registry.names()]
+    if kind == "features":
+        from llmo.diagnostics.features import FEATURES
+
+        rows = [(feature.group, feature.name, feature.meaning) for feature in FEATURES]
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table
@@ -170,8 +174,10 @@ def _print(lines: Sequence[str]) -> int:
     return int(any(line.startswith("FAIL") for line in lines))
 
 
+LISTED = (*catalog.KINDS, "features")
+"""What `llmo list` lists: the registered names of each kind, and on request the entries of the observation."""
 BUILT_IN: dict[str, tuple[str, str, Callable[..., int]]] = {
-    "list": ("[KIND]", f"What is registered, one line each; KIND is one of {', '.join(catalog.KINDS)}.", _list),
+    "list": ("[KIND]", f"What is registered, one line each; KIND is one of {', '.join(LISTED)}.", _list),
     "check": ("NAME", "Check that a registered plug-in obeys its contract.", _check),
     "replay": ("DIR", "Re-execute a run's record and compare every number.", _replay),
 }

@@ -108,6 +108,13 @@ def test_a_wrong_value_is_one_line(capsys: pytest.CaptureFixture[str], arguments
         assert word in captured.err
 
 
+def test_list_shows_every_entry_of_the_observation(capsys: pytest.CaptureFixture[str]) -> None:
+    from llmo.diagnostics.features import NAMES
+
+    assert main(["list", "features"]) == 0
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == list(NAMES)
+
+
 @pytest.mark.parametrize(
     "arguments", [("--plugin", "kitchen", "list", "agents"), ("list", "agents", "--plugin=kitchen")]
 )

@@ -85,7 +85,7 @@ def test_it_learns_the_identity(tmp_path: Path) -> None:
 
 
 def test_it_imitates(tmp_path: Path) -> None:
-    agent = learned(tmp_path / "run", 1, demonstrations=lambda: planted(600), rate=1e-9)
+    agent = learned(tmp_path / "run", 1, demonstrations=planted(600), rate=1e-9)
     assert best_actions(agent, tmp_path / "policy") == [0, 1, 2]
     with torch.no_grad():
         assert agent._network.predict_values(torch.eye(4)[:3]).flatten().tolist() == pytest.approx([4.0] * 3, abs=0.3)

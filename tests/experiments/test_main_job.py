@@ -35,7 +35,10 @@ def test_a_run_folder_has_all_that_it_should(trained: Path) -> None:
 def test_resuming_a_finished_run_changes_nothing(trained: Path) -> None:
     before = (trained / "policy" / "policy.safetensors").read_bytes(), (trained / "progress.jsonl").read_bytes()
     assert main([*LEARN, "--out", str(trained), "--resume"]) == 0
-    assert ((trained / "policy" / "policy.safetensors").read_bytes(), (trained / "progress.jsonl").read_bytes()) == before
+    assert (
+        (trained / "policy" / "policy.safetensors").read_bytes(),
+        (trained / "progress.jsonl").read_bytes(),
+    ) == before
 
 
 @pytest.mark.parametrize(
