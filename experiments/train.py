@@ -17,8 +17,6 @@ ROLLOUT = 16
 """Environment steps in each slot before an update."""
 RANDOM_SHARE = 0.1
 """Share of the teacher's moves that are random, so that every action of the menu is seen."""
-REFERENCE_INSTANCES = 64
-"""Train instances on which the reference's return is measured."""
 
 
 @experiments.register("train")
@@ -118,7 +116,7 @@ def _learn(learner: Any, space: Any, venv: Any, run: Any, settings: dict[str, An
     from llmo.evaluation.progress import Progress
 
     learner.space = space
-    reference = _reference_return(settings["env"], run.path / "reference", workers)
+    reference = _reference_return(settings["env"], venv.num_envs, run.path / "reference", workers)
     each = ROLLOUT * venv.num_envs
     updates = -(-steps // each)
     latest = run.latest_checkpoint()
@@ -140,13 +138,13 @@ def _learn(learner: Any, space: Any, venv: Any, run: Any, settings: dict[str, An
     writer.close()
 
 
-def _reference_return(env: str, folder: Path, workers: int) -> float:
+def _reference_return(env: str, instances: int, folder: Path, workers: int) -> float:
     """What the reference rule gains on train instances, on average: what a policy's return is compared with."""
     from llmo.catalog.tuned import shipped
     from llmo.evaluation.episodes import play_all
     from llmo.evaluation.result import Job
 
-    jobs = [Job(env, "train", index, shipped()["reference"]) for index in range(REFERENCE_INSTANCES)]
+    jobs = [Job(env, "train", index, shipped()["reference"]) for index in range(instances)]
     records = play_all(jobs, folder, workers, what=f"the reference rule {jobs[0].agent}, in episodes")
     return sum(record.result.total_reward for record in records) / len(records)
 

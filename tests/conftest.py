@@ -17,6 +17,12 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
 
 
+@pytest.fixture(autouse=True)
+def no_plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a test plugs in stays with it: `--plugin` tells worker processes by the environment."""
+    monkeypatch.setenv("LLMO_PLUGINS", "")
+
+
 @pytest.fixture
 def python(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
     """Runs Python with the given arguments in an empty folder, as a user would."""
