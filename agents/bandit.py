@@ -39,7 +39,7 @@ class Bandit(Rule[Beliefs]):
     """
 
     drawn_rate = True
-    grid = {"exploration": (0.01, 0.03, 0.1, 0.3, 1.0, 3.0)}
+    grid = {"exploration": (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)}
 
     def __init__(self, exploration: float = 0.3) -> None:
         self.exploration = positive("exploration", exploration)

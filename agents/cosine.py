@@ -21,8 +21,8 @@ class Cosine(PlainSchedule):
     grid = {
         "scratch": PEAKS,
         "pretrained": PEAKS,
-        "warmup": (0.0, 0.05, 0.1, 0.2),
-        "floor": (0.0, 0.1, 0.25, 0.5, 0.75),
+        "warmup": (0.0, 0.05, 0.1, 0.2, 0.35, 0.5),
+        "floor": (0.0, 0.1, 0.25, 0.5, 0.75, 1.0),
     }
 
     def __init__(self, scratch: float = 1.0, pretrained: float = 0.5, warmup: float = 0.05, floor: float = 0.1) -> None:

@@ -50,9 +50,9 @@ class Curriculum(ScheduleRule[Progress]):
     grid = {
         "scratch": PEAKS,
         "pretrained": PEAKS,
-        "decay": (0.05, 0.1, 0.2, 0.35, 0.5, 0.7),
+        "decay": (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0),
         "probe": (1, 2, 3),
-        "prefer_large": (0.0, 0.02, 0.05, 0.1, 0.2),
+        "prefer_large": (0.0, 0.02, 0.05, 0.1, 0.2, 0.5),
         "average_from": (0.7, 0.8, 0.9, 1.0),
     }
 

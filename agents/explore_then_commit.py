@@ -45,7 +45,7 @@ class ExploreThenCommit(ScheduleRule[Trial]):
     grid = {
         "scratch": PEAKS,
         "pretrained": PEAKS,
-        "floor": (0.0, 0.1, 0.25, 0.5, 0.75),
+        "floor": (0.0, 0.1, 0.25, 0.5, 0.75, 1.0),
         "rounds": (1, 2, 3),
     }
 

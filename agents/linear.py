@@ -17,7 +17,7 @@ class Linear(PlainSchedule):
         warmup: Share of the budget that warms up.
     """
 
-    grid = {"scratch": PEAKS, "pretrained": PEAKS, "warmup": (0.0, 0.05, 0.1, 0.2)}
+    grid = {"scratch": PEAKS, "pretrained": PEAKS, "warmup": (0.0, 0.05, 0.1, 0.2, 0.35, 0.5)}
 
     def __init__(self, scratch: float = 1.0, pretrained: float = 0.5, warmup: float = 0.05) -> None:
         super().__init__(scratch, pretrained)

@@ -19,7 +19,7 @@ class Tracking(ScheduleRule[None]):
         decay: Share of the budget, at its end, over which the rate decays.
     """
 
-    grid = {"scratch": PEAKS, "pretrained": PEAKS, "decay": (0.05, 0.1, 0.2, 0.35, 0.5, 0.7)}
+    grid = {"scratch": PEAKS, "pretrained": PEAKS, "decay": (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0)}
 
     def __init__(self, scratch: float = 1.0, pretrained: float = 0.5, decay: float = 0.35) -> None:
         super().__init__(scratch, pretrained)

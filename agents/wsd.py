@@ -21,8 +21,8 @@ class WarmupStableDecay(PlainSchedule):
     grid = {
         "scratch": PEAKS,
         "pretrained": PEAKS,
-        "decay": (0.05, 0.1, 0.2, 0.35, 0.5, 0.7),
-        "warmup": (0.0, 0.05, 0.1, 0.2),
+        "decay": (0.0, 0.05, 0.1, 0.2, 0.35, 0.5, 0.7, 1.0),
+        "warmup": (0.0, 0.05, 0.1, 0.2, 0.35, 0.5),
     }
 
     def __init__(

@@ -111,13 +111,15 @@ def _rules() -> tuple[str, str]:
 
 
 def _players(names: list[str], policies: list[str], seed: int) -> list[tuple[str, tuple[tuple[str, Any], ...], int]]:
-    """Name, parameters and seed of each player."""
+    """Name, parameters and seed of each player; tuned values are spelled out, so that episodes tell what was played."""
+    from llmo.catalog.tuned import tuned_parameters
+
     players: list[tuple[str, tuple[tuple[str, Any], ...], int]] = []
     for name in names:
         if name == "ppo":
             players += [(name, (("policy", folder),), seed + place) for place, folder in enumerate(policies or [""])]
         else:
-            players.append((name, (), seed))
+            players.append((name, tuple(sorted(tuned_parameters(name).items())), seed))
     return players
 
 

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmo.catalog.tuned import best_rule, reference_rule
+from llmo.catalog.tuned import best_rule, reference_rule, tuned_parameters
 from llmo.errors import LlmoError
 from llmo.registry import experiments
 from llmo.run_dir import RunDir, write_text_atomic
@@ -59,7 +59,8 @@ def main(
     results = []
     with RunDir(out, resume):
         for agent in agents:
-            jobs = [Job(env, split, index, agent) for index in range(instances)]
+            tuned = tuple(sorted(tuned_parameters(agent).items()))
+            jobs = [Job(env, split, index, agent, tuned) for index in range(instances)]
             replicas = SEARCHED_TOGETHER if agent in SEARCHES else 64
             records = play_all(jobs, out / "episodes", workers, replicas, what=agent)
             results += [record.result for record in records]

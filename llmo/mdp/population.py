@@ -109,7 +109,8 @@ class Population:
         self._keep = self.spec.menu.index("keep")
         self._reference: ReferenceCurves | None = None
         if self.reward == "relative":
-            self._reference = ReferenceCurves(Population(self.spec, self.replicas, executor=self.executor))
+            other = Population(self.spec, self.replicas, executor=self.executor)
+            self._reference = ReferenceCurves(other.keep_to_the_end, self.replicas)
 
     def run_of(self, slot: int) -> Run:
         """The run whose row `slot` trains the slot's model."""
@@ -215,6 +216,17 @@ class Population:
         reference = self._reference.gain(episode.instance, before.spent, until) if self._reference else 0.0
         value = reward(self.reward, history.measurements[0], before, after, episode.ended, reference)
         return Step(value, episode.ended, self.spec.menu[taken], taken != chosen, after)
+
+    def keep_to_the_end(
+        self, instances: Sequence[Instance], schedules: Sequence[Schedule | None]
+    ) -> list[list[Measurement]]:
+        """Train at most N instances under schedules, taking no action but `keep`; all measurements of each."""
+        self.reset(dict(enumerate(instances)), dict(enumerate(schedules)))
+        going = list(range(len(instances)))
+        while going:
+            steps = self.step(dict.fromkeys(going, self._keep))
+            going = [slot for slot in going if not steps[slot].terminated]
+        return [self.episode(slot).history.measurements for slot in range(len(instances))]
 
     def snapshot(self, slot: int) -> Snapshot:
         """Everything of a slot."""

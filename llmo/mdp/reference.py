@@ -6,51 +6,43 @@ The reference is the better of tuned cosine and tuned constant rate, named in `a
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from llmo import catalog
+from llmo.agent import Schedule
 from llmo.catalog.tuned import reference_rule
 from llmo.mdp.instances import Instance
 from llmo.mdp.reward import SCALE
+from llmo.measurement import Measurement
 
-if TYPE_CHECKING:
-    from llmo.mdp.population import Population
+Keeping = Callable[[Sequence[Instance], Sequence[Schedule | None]], list[list[Measurement]]]
+"""Trains instances under schedules to the end and gives their measurements, as `Population.keep_to_the_end` does."""
 
 
 class ReferenceCurves:
     """What the reference rule's best validation loss was after each share of the budget, remembered by instance.
 
     Args:
-        population: A population of its own to run the reference in, with the executor of the runs that are compared.
+        keep: Trains the instances, with the executor of the runs that are compared.
+        at_once: How many it can train together.
     """
 
-    def __init__(self, population: Population) -> None:
-        self._population = population
+    def __init__(self, keep: Keeping, at_once: int) -> None:
+        self._keep, self._at_once = keep, at_once
         self._curves: dict[Instance, tuple[list[float], list[float]]] = {}
 
     def prepare(self, instances: Sequence[Instance]) -> None:
         """Run the reference on the instances that it has not run on yet."""
         new = [instance for instance in dict.fromkeys(instances) if instance not in self._curves]
-        for start in range(0, len(new), self._population.replicas):
-            self._run(new[start : start + self._population.replicas])
-
-    def _run(self, instances: list[Instance]) -> None:
         agent = catalog.make_agent(reference_rule())
-        schedules = agent.schedules([instance.start for instance in instances])
-        population = self._population
-        population.reset(dict(enumerate(instances)), dict(enumerate(schedules)))
-        keep = population.spec.menu.index("keep")
-        going = list(range(len(instances)))
-        while going:
-            steps = population.step(dict.fromkeys(going, keep))
-            going = [slot for slot in going if not steps[slot].terminated]
-        for slot, instance in enumerate(instances):
-            measurements = population.episode(slot).history.measurements
-            spent = [measurement.spent for measurement in measurements]
-            self._curves[instance] = spent, [math.log(m.best_validation_loss) for m in measurements]
+        for first in range(0, len(new), self._at_once):
+            part = new[first : first + self._at_once]
+            curves = self._keep(part, agent.schedules([instance.start for instance in part]))
+            for instance, measured in zip(part, curves, strict=True):
+                losses = [math.log(measurement.best_validation_loss) for measurement in measured]
+                self._curves[instance] = [measurement.spent for measurement in measured], losses
 
     def gain(self, instance: Instance, before: float, after: float) -> float:
         """The reference's gain, in units of reward, between two shares of the budget."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from llmo import catalog
-from llmo.catalog.tuned import best_rule, reference_rule
+from llmo.catalog.tuned import best_rule, reference_rule, tuned_parameters
 from llmo.cli import main
 from llmo.evaluation.episodes import episode_file
 from llmo.evaluation.result import EpisodeRecord, Job, Result
@@ -15,7 +15,7 @@ from llmo.evaluation.result import EpisodeRecord, Job, Result
 
 def result(agent: str, index: int, loss: float, searched: float = 0.0) -> Result:
     return Result(
-        job=Job("llmo/LanguageModel-v0", "train", index, agent),
+        job=Job("llmo/LanguageModel-v0", "train", index, agent, tuple(sorted(tuned_parameters(agent).items()))),
         start="scratch" if index % 2 else "pretrained",
         text_group=f"group {index}",
         test_loss=loss,
