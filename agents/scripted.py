@@ -25,9 +25,9 @@ class Scripted(Rule[None]):
     """
 
     grid = {
-        "decay_from": (0.1, 0.2, 0.35, 0.5, 0.65, 0.8),
-        "teacher_gap": (-0.1, -0.05, 0.0, 0.06, 0.12, 0.25, 0.5),
-        "worse": (0.005, 0.01, 0.02, 0.05, 0.1, 0.2),
+        "decay_from": (0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0),
+        "teacher_gap": (-0.5, -0.25, -0.1, -0.05, 0.0, 0.06, 0.12, 0.25),
+        "worse": (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2),
     }
 
     def __init__(self, decay_from: float = 0.5, teacher_gap: float = 0.06, worse: float = 0.05) -> None:

@@ -6,10 +6,10 @@ kept, so `--resume` continues; `scores.json` has the scores, `llmo report` draws
 
 from __future__ import annotations
 
+import datetime
 import json
-import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from llmo.errors import LlmoError
 from llmo.registry import experiments
@@ -26,7 +26,7 @@ def benchmark(
     agents: list[str] | None = None,
     policy: list[str] | None = None,
     instances: int = 32,
-    split: str = "test",
+    split: Literal["train", "dev", "test"] = "test",
     first: int = 0,
     seed: int = 0,
     speedup: bool = False,
@@ -40,49 +40,40 @@ def benchmark(
     Args:
         env: Registered name of the environment.
         agents: Registered names; by default every hand rule, and `ppo` where a policy is given.
-        policy: Folders of policies that `ppo` plays; several are its training seeds.
+        policy: Folders of policies that learned agents play; several are the seeds of a training.
         instances: How many.
         split: ``train``, ``dev`` or ``test``.
         first: Index of the first instance.
         seed: Of what is random in the agents.
         speedup: Also play every agent on smaller budgets, for the budget at which it matches the reference.
         replicas: Episodes that one process plays together.
-        workers: Processes; by default one a core.
+        workers: Processes; one a core by default, 0 for none but this one.
         out: Folder for episodes and scores.
         resume: Continue in the folder.
 
     Raises:
         LlmoError: A name is unknown, a number out of range, or the folder holds another benchmark.
     """
-    from llmo import catalog
+    given = locals().copy()
+    from llmo.catalog.tuned import best_rule, reference_rule
     from llmo.evaluation.episodes import play_all
+    from llmo.evaluation.processes import worker_count
+    from llmo.evaluation.provenance import command
     from llmo.evaluation.scores import score
     from llmo.evaluation.table import score_table
-    from llmo.mdp.spec import env_spec
     from llmo.run_dir import RunDir, write_text_atomic
-    from llmo.tasks.text import PARTS
 
-    spec = env_spec(env)
-    if split not in PARTS:
-        raise LlmoError("split", split, PARTS)
-    for name, value, least in (("instances", instances, 1), ("first", first, 0), ("replicas", replicas, 1)):
+    limits = (("instances", instances, 1), ("first", first, 0), ("replicas", replicas, 1), ("seed", seed, 0))
+    for name, value, least in limits:
         if value < least:
             raise LlmoError(name, value, f"at least {least}")
-    names = _agents(agents, bool(policy))
-    reference, best_rule = _rules()
-    players = _players([*dict.fromkeys([reference, *names])], policy or [], seed)
-    for name, parameters, _ in players:
-        catalog.make_agent(name, **dict(parameters)).bind(spec.space)
-    budgets = (1.0, *(SPEEDUP_BUDGETS if speedup else ()))
-    jobs = _jobs(env, split, range(first, first + instances), players, budgets)
+    count = worker_count(workers)
+    jobs = _jobs(env, split, range(first, first + instances), _names(agents, bool(policy)), policy or [], seed, speedup)
+    _check(jobs)
     with RunDir(out, resume):
-        records = play_all(jobs, out / "episodes", workers or len(os.sched_getaffinity(0)), replicas)
-        scores = score(records, reference, best_rule)
-        scores["command"] = (
-            f"llmo benchmark --env {env} --agents {','.join(names)} --instances {instances} --split {split}"
-            f"{' --policy ' + ','.join(policy) if policy else ''}{f' --first {first}' if first else ''}"
-            f"{' --speedup' if speedup else ''}"
-        )
+        records = play_all(jobs, out / "episodes", count, replicas)
+        scores = score(records, reference_rule(), best_rule())
+        scores["command"] = command("benchmark", benchmark, given)
         write_text_atomic(out / "scores.json", json.dumps(scores, indent=2) + "\n")
         if split == "test":
             _log_scoring(scores)
@@ -90,54 +81,61 @@ def benchmark(
     print(f"scores are in {out / 'scores.json'}; `llmo report {out}` draws them")
 
 
-def _agents(asked: list[str] | None, learned: bool) -> list[str]:
-    """The agents to compare; by default all that need no look-ahead."""
+def _names(asked: list[str] | None, learned: bool) -> list[str]:
+    """The reference and the agents to compare; by default all that need no look-ahead."""
     from llmo import catalog
+    from llmo.agent import LearningAgent
+    from llmo.catalog.tuned import reference_rule
 
-    if asked:
-        for name in asked:
-            catalog.get("agents", name)
-        return asked
-    catalog.load("agents")
-    registry = catalog.KINDS["agents"]
-    return [name for name in registry.names() if not registry.get(name).search and (name != "ppo" or learned)]
-
-
-def _rules() -> tuple[str, str]:
-    """The reference and the best tuned rule, both named on train instances."""
-    from llmo.catalog.tuned import shipped
-
-    return shipped()["reference"], shipped()["best_rule"]
+    if asked is None:
+        catalog.load("agents")
+        registry = catalog.KINDS["agents"]
+        classes = {name: registry.get(name) for name in registry.names()}
+        asked = [
+            name
+            for name, kind in classes.items()
+            if not kind.search and (learned or not issubclass(kind, LearningAgent))
+        ]
+    return list(dict.fromkeys([reference_rule(), *asked]))
 
 
-def _players(names: list[str], policies: list[str], seed: int) -> list[tuple[str, tuple[tuple[str, Any], ...], int]]:
-    """Name, parameters and seed of each player; tuned values are spelled out, so that episodes tell what was played."""
-    from llmo.catalog.tuned import tuned_parameters
+def _jobs(
+    env: str, split: str, indices: range, names: list[str], policies: list[str], seed: int, speedup: bool
+) -> list[Job]:
+    """Every agent, with every seed that it has, on every instance and budget."""
+    from llmo import catalog
+    from llmo.agent import LearningAgent
+    from llmo.evaluation.result import Job, tuned_job
 
-    players: list[tuple[str, tuple[tuple[str, Any], ...], int]] = []
+    jobs = []
     for name in names:
-        if name == "ppo":
-            players += [(name, (("policy", folder),), seed + place) for place, folder in enumerate(policies or [""])]
-        else:
-            players.append((name, tuple(sorted(tuned_parameters(name).items())), seed))
-    return players
+        learned = issubclass(catalog.get("agents", name), LearningAgent)
+        for budget in (1.0, *(SPEEDUP_BUDGETS if speedup else ())):
+            for index in indices:
+                if learned:
+                    seeds = enumerate(policies or [""], seed)
+                    jobs += [Job(env, split, index, name, (("policy", p),), s, budget) for s, p in seeds]
+                else:
+                    jobs.append(tuned_job(env, split, index, name, seed, budget))
+    return jobs
 
 
-def _jobs(env: str, split: str, indices: range, players: list[Any], budgets: tuple[float, ...]) -> list[Job]:
-    from llmo.evaluation.result import Job
+def _check(jobs: list[Job]) -> None:
+    """Find out before anything is played whether everything can be.
 
-    return [
-        Job(env, split, index, name, parameters, seed, budget)
-        for name, parameters, seed in players
-        for budget in budgets
-        for index in indices
-    ]
+    Raises:
+        LlmoError: There is no such environment or policy, or it does not fit.
+    """
+    from llmo import catalog
+    from llmo.mdp.spec import env_spec
+
+    space = env_spec(jobs[0].env).space
+    for agent, parameters in dict.fromkeys((job.agent, job.parameters) for job in jobs):
+        catalog.make_agent(agent, **dict(parameters)).bind(space)
 
 
 def _log_scoring(scores: dict[str, Any]) -> None:
     """Note down every scoring on test instances, in the cache folder: each one costs some of their worth."""
-    import datetime
-
     from llmo.tasks.text import cache_folder
 
     line = {

@@ -5,7 +5,6 @@ Learns a policy for a few minutes, compares it with every hand rule on held-out 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 from llmo.registry import experiments
@@ -33,12 +32,13 @@ def demo(
         resume: Continue in the folder.
     """
     from llmo import catalog
+    from llmo.evaluation.processes import worker_count
 
     train, benchmark, report = (catalog.get("experiments", name) for name in ("train", "benchmark", "report"))
-    workers = len(os.sched_getaffinity(0))
-    print(f"1 of 3: PPO learns how to train small language models, on {workers} cores")
+    print(f"1 of 3: PPO learns how to train small language models, on {worker_count(None)} cores")
     train(ENV, steps=steps, demonstrations=demonstrations, seed=seed, out=out / "train", resume=resume)
     print(f"2 of 3: the policy against every hand rule, on {instances} training problems that it has never met")
-    benchmark(policy=[str(out / "train" / "policy")], instances=instances, out=out / "benchmark", resume=resume)
+    # The folder holds the training by now, so it is not new: what is resumed is the demo.
+    benchmark(policy=[str(out / "train" / "policy")], instances=instances, out=out, resume=True)
     print("3 of 3: the report")
-    report(out / "benchmark", train=out / "train")
+    report(out)

@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import json
 import math
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from llmo.catalog.tuned import best_rule, reference_rule, tuned_parameters
+from llmo.catalog.tuned import best_rule, reference_rule
 from llmo.errors import LlmoError
 from llmo.registry import experiments
 from llmo.run_dir import RunDir, write_text_atomic
@@ -30,12 +28,12 @@ SUBSETS = ("all", "scratch", "pretrained")
 
 
 @experiments.register("headroom")
-def main(
+def headroom(
     out: Path = Path("runs/headroom"),
     instances: int = 16,
-    split: str = "train",
+    split: Literal["train", "dev", "test"] = "train",
     env: str = "llmo/LanguageModel-v0",
-    workers: int = 2,
+    workers: int | None = None,
     resume: bool = False,
 ) -> None:
     """Measure what good decisions can be worth.
@@ -45,13 +43,18 @@ def main(
         instances: How many instances, from index 0.
         split: ``train``, ``dev`` or ``test``.
         env: Registered name of the environment.
-        workers: Processes; 0 plays in this one.
+        workers: Processes; one a core by default, 0 for none but this one.
         resume: Whether to continue in a folder that has episodes already.
     """
+    given = locals().copy()
     from llmo.evaluation.episodes import play_all
-    from llmo.evaluation.provenance import provenance
-    from llmo.evaluation.result import Job
+    from llmo.evaluation.processes import worker_count
+    from llmo.evaluation.provenance import command, provenance
+    from llmo.evaluation.result import tuned_job
+    from llmo.mdp.spec import env_spec
 
+    count = worker_count(workers)
+    env_spec(env)
     if instances < 1:
         raise LlmoError("instances", instances, "at least 1")
     reference, rule = reference_rule(), best_rule()
@@ -59,10 +62,9 @@ def main(
     results = []
     with RunDir(out, resume):
         for agent in agents:
-            tuned = tuple(sorted(tuned_parameters(agent).items()))
-            jobs = [Job(env, split, index, agent, tuned) for index in range(instances)]
+            jobs = [tuned_job(env, split, index, agent) for index in range(instances)]
             replicas = SEARCHED_TOGETHER if agent in SEARCHES else 64
-            records = play_all(jobs, out / "episodes", workers, replicas, what=agent)
+            records = play_all(jobs, out / "episodes", count, replicas, what=agent)
             results += [record.result for record in records]
         content = {
             "env": env,
@@ -70,7 +72,7 @@ def main(
             "instances": instances,
             "reference": reference,
             "best_rule": rule,
-            "command": shlex.join(["llmo", *sys.argv[1:]]),
+            "command": command("headroom", headroom, given),
             **provenance(),
             "agents": score(results, reference),
         }

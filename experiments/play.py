@@ -13,7 +13,7 @@ from llmo.registry import experiments
 
 
 @experiments.register("play")
-def main(
+def play_one(
     env: str,
     agent: str = "reflection",
     instance: int = 0,
@@ -35,16 +35,15 @@ def main(
         policy: Folder of a learned policy, for the agents that need one.
         out: Folder that gets the episode's record.
     """
-    import torch
-
     from llmo.evaluation.episodes import episode_file
+    from llmo.evaluation.processes import one_thread
     from llmo.evaluation.result import Job
     from llmo.evaluation.rollout import play
     from llmo.mdp import render
     from llmo.mdp.population import Population
     from llmo.mdp.spec import env_spec
 
-    torch.set_num_threads(1)
+    one_thread()
     parameters = (("policy", policy),) if policy else ()
     job = Job(env, split, instance, agent, parameters, seed, budget, executor="single")
     population = Population(env_spec(env), executor="single")

@@ -195,7 +195,7 @@ def table(made: list[Made]) -> str:
 
 
 @experiments.register("pretrain_base")
-def main(out: Path = Path("llmo/tasks"), processes: int = 2) -> None:
+def pretrain_base(out: Path = Path("llmo/tasks"), processes: int = 2) -> None:
     """Make the tokenizer and all pre-trained models again.
 
     Args:

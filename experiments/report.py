@@ -11,7 +11,7 @@ from llmo.registry import experiments
 
 
 @experiments.register("report")
-def main(folder: Path, train: Path | None = None) -> None:
+def report(folder: Path, train: Path | None = None) -> None:
     """Make pictures and one HTML page of a comparison.
 
     Args:

@@ -6,17 +6,34 @@ and checkpoints from which `--resume` continues exactly.
 
 from __future__ import annotations
 
-import os
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmo.errors import LlmoError
 from llmo.registry import experiments
 
-ROLLOUT = 16
-"""Environment steps in each slot before an update."""
+if TYPE_CHECKING:
+    from stable_baselines3.common.vec_env import VecEnv
+
+    from llmo.agent import LearningAgent
+    from llmo.run_dir import RunDir
+
 RANDOM_SHARE = 0.1
 """Share of the teacher's moves that are random, so that every action of the menu is seen."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a run folder's policy follows from; a resumed run has the same."""
+
+    env: str
+    agent: str
+    seed: int
+    teacher: str
+    demonstrations: int
+    reward: str
+    replicas: int
 
 
 @experiments.register("train")
@@ -45,114 +62,93 @@ def train(
         demonstrations: How many episodes of the teacher; 0 learns from nothing.
         reward: ``gain``, ``relative`` or ``final``.
         replicas: Training runs side by side, a multiple of the workers.
-        workers: Processes; by default one a core.
+        workers: Processes; one a core by default, 0 for none but this one.
         resume: Continue the run in the folder.
 
     Raises:
         LlmoError: A name is unknown, a number out of range, or the folder holds another run.
     """
     from llmo import catalog
-    from llmo.evaluation.workers import WorkerVecEnv
+    from llmo.agent import LearningAgent
+    from llmo.evaluation.demonstrations import valid_teacher
+    from llmo.evaluation.processes import worker_count
+    from llmo.evaluation.workers import population_env
     from llmo.mdp.reward import valid_reward
     from llmo.mdp.spec import env_spec
     from llmo.run_dir import RunDir
 
-    workers = workers or min(replicas, len(os.sched_getaffinity(0)))
-    for name, value, least in (("steps", steps, 1), ("demonstrations", demonstrations, 0), ("replicas", replicas, 1)):
+    count = worker_count(workers)
+    if workers is None and replicas % count:
+        count = 1
+    if count and replicas % count:
+        raise LlmoError("replicas", replicas, f"a multiple of the number of workers, {count}")
+    limits = (("steps", steps, 1), ("demonstrations", demonstrations, 0), ("replicas", replicas, 1), ("seed", seed, 0))
+    for name, value, least in limits:
         if value < least:
             raise LlmoError(name, value, f"at least {least}")
-    spec = env_spec(valid_env(env))
+    env_spec(env)
     learner = catalog.make_agent(agent)
-    if not hasattr(learner, "learn"):
+    if not isinstance(learner, LearningAgent):
         raise LlmoError("agent", agent, "one that learns, such as ppo")
-    catalog.get("agents", teacher)
-    settings: dict[str, Any] = {
-        "env": env, "agent": agent, "seed": seed, "teacher": teacher, "demonstrations": demonstrations,
-        "reward": valid_reward(reward), "replicas": replicas,
-    }  # fmt: skip
+    valid_teacher(teacher)
+    settings = Settings(env, agent, seed, teacher, demonstrations, valid_reward(reward), replicas)
     with RunDir(out, resume) as run:
-        _same_settings(run.path / "config.json", settings)
-        run.write_config(settings)
-        venv = WorkerVecEnv(env, replicas, workers, seed=seed, reward=reward)
+        run.settle(asdict(settings))
+        venv = population_env(env, replicas, count, seed=seed, reward=reward)
         try:
-            _learn(learner, spec.space, venv, run, settings, steps, workers)
+            _learn(learner, venv, run, settings, steps, count)
         finally:
             venv.close()
-        learner.save(run.path / "policy", _card(settings, run.path, steps))
+        learner.save(run.path / "policy", _card(settings, run.path))
     print(f"the policy is in {out / 'policy'}")
 
 
-def valid_env(name: str) -> str:
-    """The name itself.
-
-    Raises:
-        LlmoError: No such environment.
-    """
-    from llmo import catalog
-
-    catalog.get("envs", name)
-    return name
-
-
-def _same_settings(config: Path, settings: dict[str, Any]) -> None:
-    """A resumed run must be the same run.
-
-    Raises:
-        LlmoError: A setting differs from the folder's.
-    """
-    import json
-
-    if config.exists():
-        old = json.loads(config.read_text())
-        for name, value in settings.items():
-            if old.get(name) != value:
-                raise LlmoError(f"{name} of a resumed run", value, f"the run's own, {old.get(name)!r}")
-
-
-def _learn(learner: Any, space: Any, venv: Any, run: Any, settings: dict[str, Any], steps: int, workers: int) -> None:
+def _learn(learner: LearningAgent, venv: VecEnv, run: RunDir, settings: Settings, steps: int, workers: int) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     from llmo.evaluation.demonstrations import demonstrate
     from llmo.evaluation.progress import Progress
+    from llmo.mdp.spec import env_spec
 
-    learner.space = space
-    reference = _reference_return(settings["env"], venv.num_envs, run.path / "reference", workers)
-    each = ROLLOUT * venv.num_envs
-    updates = -(-steps // each)
+    reference = _reference_return(settings, run.path / "reference", workers)
     latest = run.latest_checkpoint()
     moves = None
-    if settings["demonstrations"] and latest is None:
-        indices = range(settings["demonstrations"])
-        moves = demonstrate(settings["env"], settings["teacher"], indices, RANDOM_SHARE, settings["seed"], workers)
+    if settings.demonstrations and latest is None:
+        indices = range(settings.demonstrations)
+        moves = demonstrate(settings.env, settings.teacher, indices, RANDOM_SHARE, settings.seed, workers)
     writer = SummaryWriter(str(run.path / "tensorboard"))
-    done = latest.meta["timesteps"] if latest else 0
-    with Progress(f"{settings['agent']} learns, in env steps", updates * each, done) as progress:
+    done = latest.meta["env_steps"] if latest else 0
+    with Progress(f"{settings.agent} learns, in env steps", steps, done) as progress:
 
         def on_update(line: dict[str, Any]) -> None:
             line["reference_return"] = reference
+            note = f"reference {reference:.2f}"
             if line["return"] is not None:
                 writer.add_scalar("return", line["return"], line["env_steps"])
-            progress.advance(each, f"return {line['return'] or float('nan'):.2f}, reference {reference:.2f}")
+                note = f"return {line['return']:.2f}, {note}"
+            progress.advance(line["env_steps"] - progress.done, note)
 
-        learner.learn(venv, updates, run, moves, on_update, seed=settings["seed"], steps=ROLLOUT)
+        space = env_spec(settings.env).space
+        learner.learn(space, venv, steps, run, moves, on_update, seed=settings.seed)
     writer.close()
 
 
-def _reference_return(env: str, instances: int, folder: Path, workers: int) -> float:
+def _reference_return(settings: Settings, folder: Path, workers: int) -> float:
     """What the reference rule gains on train instances, on average: what a policy's return is compared with."""
-    from llmo.catalog.tuned import shipped
+    from llmo.catalog.tuned import reference_rule
     from llmo.evaluation.episodes import play_all
-    from llmo.evaluation.result import Job
+    from llmo.evaluation.result import tuned_job
 
-    jobs = [Job(env, "train", index, shipped()["reference"]) for index in range(instances)]
+    jobs = [tuned_job(settings.env, "train", index, reference_rule()) for index in range(settings.replicas)]
     records = play_all(jobs, folder, workers, what=f"the reference rule {jobs[0].agent}, in episodes")
     return sum(record.result.total_reward for record in records) / len(records)
 
 
-def _card(settings: dict[str, Any], folder: Path, steps: int) -> dict[str, Any]:
+def _card(settings: Settings, folder: Path) -> dict[str, Any]:
+    """How the policy was learned."""
     import json
 
     from llmo.evaluation.provenance import provenance
 
-    lines = [json.loads(line) for line in (folder / "progress.jsonl").read_text().splitlines()]
-    return {**settings, "env_steps": lines[-1]["env_steps"], "asked_steps": steps, **provenance()}
+    lines = (folder / "progress.jsonl").read_text().splitlines()
+    return {**asdict(settings), "env_steps": json.loads(lines[-1])["env_steps"], **provenance()}

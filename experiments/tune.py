@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import inspect
 import json
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -54,12 +52,12 @@ def episode_file(job: Job) -> Path:
 
 
 @experiments.register("tune")
-def main(
+def tune(
     out: Path = Path("runs/tune"),
     instances: int = 64,
     agents: list[str] | None = None,
     env: str = "llmo/LanguageModel-v0",
-    workers: int = 2,
+    workers: int | None = None,
     ship: bool = False,
     resume: bool = False,
 ) -> None:
@@ -70,17 +68,25 @@ def main(
         instances: How many train instances, from index 0.
         agents: Which rules; all that have a grid by default.
         env: Registered name of the environment.
-        workers: Processes; 0 plays in this one.
+        workers: Processes; one a core by default, 0 for none but this one.
         ship: Whether to write `agents/tuned.json` too; needs all rules.
         resume: Whether to continue in a folder that has episodes already.
     """
+    given = locals().copy()
+    from llmo.evaluation.processes import worker_count
+    from llmo.evaluation.provenance import command
+    from llmo.mdp.spec import env_spec
+
     if instances < 2:
         raise LlmoError("instances", instances, "at least 2")
     if ship and agents is not None:
         raise LlmoError("--ship", f"with --agents {','.join(agents)}", "a tuning of all rules")
     classes = tunable(agents)
+    count = worker_count(workers)
+    env_spec(env)
     with RunDir(out, resume) as run:
-        result = tune(run.path, classes, env, instances, workers)
+        result = search_rules(run.path, classes, env, instances, count)
+        result["command"] = command("tune", tune, given)
         text = json.dumps(result, indent=1) + "\n"
         write_text_atomic(out / "tuned.json", text)
         if ship:
@@ -88,7 +94,7 @@ def main(
     print(table(result))
 
 
-def tune(folder: Path, classes: dict[str, type[Any]], env: str, count: int, workers: int) -> dict[str, Any]:
+def search_rules(folder: Path, classes: dict[str, type[Any]], env: str, count: int, workers: int) -> dict[str, Any]:
     """Tune some rules.
 
     Args:
@@ -135,7 +141,6 @@ def tune(folder: Path, classes: dict[str, type[Any]], env: str, count: int, work
         "split": "train",
         "instances": count,
         "env_steps": sum(steps.values()),
-        "command": shlex.join(["llmo", *sys.argv[1:]]),
         **provenance(),
         "rules": rules,
     }

@@ -5,12 +5,20 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmo.errors import LlmoError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from stable_baselines3.common.vec_env import VecEnv
+
+    from llmo.evaluation.demonstrations import Demonstrations
+    from llmo.run_dir import RunDir
 
 Schedule = Callable[[float], float]
 """Share of the budget spent to the learning rate, as a multiple of the default rate."""
@@ -117,3 +125,41 @@ class Agent(ABC):
     def explain(self) -> list[str]:
         """Why, for each run, in one sentence; of the last `act`."""
         return []
+
+
+class LearningAgent(Agent):
+    """An agent that learns a policy, keeps it in a folder, and plays it.
+
+    Attributes:
+        policy: Folder of the policy that it plays, loaded by `bind`.
+    """
+
+    policy: str
+
+    @abstractmethod
+    def learn(
+        self,
+        space: Space,
+        env: VecEnv,
+        steps: int,
+        run: RunDir,
+        demonstrations: Demonstrations | None,
+        on_update: Callable[[dict[str, Any]], None],
+        *,
+        seed: int = 0,
+    ) -> None:
+        """Learn from environments; continues from the newest checkpoint of the run folder.
+
+        Args:
+            space: Names of actions and features.
+            env: Environments, with `action_masks`.
+            steps: Environment steps in all.
+            run: Where checkpoints and the record `progress.jsonl` go.
+            demonstrations: Moves to imitate first, or None.
+            on_update: Called after every update with its line of the record.
+            seed: Of everything random.
+        """
+
+    @abstractmethod
+    def save(self, folder: Path, card: dict[str, Any]) -> None:
+        """Write what was learned, with a card that says how, for `bind` to load."""

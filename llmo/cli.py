@@ -148,23 +148,18 @@ def _list(kind: str | None = None) -> int:
 
 def _check(name: str) -> int:
     from llmo.evaluation.checks import check
+    from llmo.evaluation.processes import one_thread
 
-    _one_thread()
+    one_thread()
     return _print(check(name))
 
 
 def _replay(folder: str) -> int:
+    from llmo.evaluation.processes import one_thread
     from llmo.evaluation.replay import replay
 
-    _one_thread()
+    one_thread()
     return _print(replay(folder))
-
-
-def _one_thread() -> None:
-    """Compute as the records were made: sums depend on the number of threads, and small models are slower with more."""
-    import torch
-
-    torch.set_num_threads(1)
 
 
 def _print(lines: Sequence[str]) -> int:

@@ -94,9 +94,22 @@ class RunDir:
         self._records.clear()
         self._release()
 
-    def write_config(self, config: Mapping[str, Any]) -> None:
-        """Write the run's configuration to ``config.json``."""
-        write_text_atomic(self.path / "config.json", json.dumps(dict(config), indent=2) + "\n")
+    def settle(self, settings: Mapping[str, Any]) -> None:
+        """Write the settings that make the run what it is to ``config.json``; a resumed run must have the same.
+
+        Raises:
+            LlmoError: A setting differs from the folder's, or the file cannot be read.
+        """
+        path = self.path / "config.json"
+        if path.exists():
+            try:
+                old = dict(json.loads(path.read_bytes()))
+            except (ValueError, TypeError) as error:
+                raise LlmoError("settings", str(path), f"a JSON object ({error})") from error
+            for name, value in settings.items():
+                if old.get(name) != value:
+                    raise LlmoError(f"{name} of a resumed run", value, f"the run's own, {old.get(name)!r}")
+        write_text_atomic(path, json.dumps(dict(settings), indent=2) + "\n")
 
     def append(self, record: Mapping[str, Any], name: str = "decisions.jsonl") -> None:
         """Append one JSON object as one line; a line that a killed process left unfinished is dropped first."""

@@ -53,7 +53,7 @@ def test_two_checkpoints_are_kept(tmp_path: Path) -> None:
 
 def test_a_folder_with_a_run_is_refused_unless_resumed(tmp_path: Path) -> None:
     with RunDir(tmp_path) as run:
-        run.write_config({"seed": 1})
+        run.settle({"seed": 1})
     with pytest.raises(LlmoError, match="--resume"), RunDir(tmp_path):
         pass
     with RunDir(tmp_path, resume=True):
@@ -176,11 +176,11 @@ from llmo.run_dir import RunDir, write_text_atomic
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 with RunDir("run") as run:
     run.checkpoint(1, {"x": torch.ones(10)}, {})
-    run.write_config({"small": 1})
+    run.settle({"small": 1})
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
     for write in (
         lambda: run.checkpoint(2, {"x": torch.ones(100_000)}, {}),
-        lambda: run.write_config({"large": "x" * 200_000}),
+        lambda: write_text_atomic("run/config.json", "x" * 200_000),
     ):
         try:
             write()

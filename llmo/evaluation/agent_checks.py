@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 import tempfile
 from pathlib import Path
 from typing import Any
 
 from llmo import catalog
-from llmo.agent import Agent
+from llmo.agent import Agent, LearningAgent
 from llmo.evaluation.compare import difference
 from llmo.evaluation.findings import Findings, require, require_same
 from llmo.evaluation.result import EpisodeRecord, Job
@@ -38,9 +37,9 @@ def check_agent(name: str, findings: Findings) -> None:
     env = catalog.KINDS["envs"].names()[0]
     with tempfile.TemporaryDirectory() as folder:
         parameters: tuple[tuple[str, Any], ...] = ()
-        if "policy" in inspect.signature(type(made)).parameters:
+        if isinstance(made, LearningAgent):
             with findings.that("learns, and saves what it has learned"):
-                parameters = (("policy", str(_learned(name, env, Path(folder)))),)
+                parameters = (("policy", str(_learned(made, env, Path(folder)))),)
             if not parameters:
                 return
         _check_play(made, _jobs(name, env, parameters, SEARCH_BUDGET if made.search else BUDGET), findings)
@@ -76,14 +75,12 @@ def _check_play(agent: Agent, jobs: list[Job], findings: Findings) -> None:
         require(all((cost > 0) == agent.search for cost in costs), f"FLOPs outside the budget: {costs}")
 
 
-def _learned(name: str, env: str, folder: Path) -> Path:
-    """What the agent has learned from two updates on two slots."""
+def _learned(agent: LearningAgent, env: str, folder: Path) -> Path:
+    """What the agent has learned from the first update on two slots."""
     from llmo.mdp.sb3_env import PopulationVecEnv
     from llmo.run_dir import RunDir
 
-    agent = catalog.make_agent(name)
-    agent.space = env_spec(env).space
     with RunDir(folder / "run") as run:
-        agent.learn(PopulationVecEnv(env, 2, budget_scale=BUDGET), 2, run, steps=4)
+        agent.learn(env_spec(env).space, PopulationVecEnv(env, 2, budget_scale=BUDGET), 1, run, None, lambda line: None)
     agent.save(folder / "policy", {"env": env})
     return folder / "policy"

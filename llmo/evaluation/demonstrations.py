@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import multiprocessing
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from llmo import catalog
-from llmo.agent import Agent
+from llmo.agent import Agent, LearningAgent
+from llmo.errors import LlmoError
+from llmo.evaluation.processes import spread
 from llmo.evaluation.progress import Progress
 from llmo.mdp.population import Population
 from llmo.mdp.spec import env_spec
@@ -47,31 +47,36 @@ def demonstrate(
         indices: The train instances.
         random_share: Share of the moves that are random instead, so that every action of the menu is seen, 0 to 1.
         seed: Of those.
-        workers: Processes.
+        workers: Processes; 0 plays in this one.
         replicas: Episodes played together.
+
+    Raises:
+        LlmoError: The teacher looks ahead or sets a schedule, which no policy can imitate.
     """
-    groups = [list(indices[at : at + replicas]) for at in range(0, len(indices), replicas)]
+    valid_teacher(teacher)
+    groups = [list(indices[first : first + replicas]) for first in range(0, len(indices), replicas)]
     parts: dict[int, Demonstrations] = {}
-    context = multiprocessing.get_context("spawn")
-    with (
-        ProcessPoolExecutor(max(1, workers), context) as pool,
-        Progress(f"demonstrations of {teacher}, in episodes", len(indices)) as progress,
-    ):
-        futures = {
-            pool.submit(_play, env, teacher, group, random_share, seed): place for place, group in enumerate(groups)
-        }
-        for future in as_completed(futures):
-            part = parts[futures[future]] = future.result()
+    with Progress(f"demonstrations of {teacher}, in episodes", len(indices)) as progress:
+        for place, part in spread(_play, [(env, teacher, group, random_share, seed) for group in groups], workers):
+            parts[place] = part
             progress.advance(len(part.totals), f"return {part.totals.mean():.2f}")
     ordered = [parts[place] for place in range(len(groups))]
     names = ("observations", "masks", "actions", "returns", "totals")
     return Demonstrations(**{name: np.concatenate([getattr(part, name) for part in ordered]) for name in names})
 
 
-def _play(env: str, teacher: str, indices: Sequence[int], random_share: float, seed: int) -> Demonstrations:
-    import torch
+def valid_teacher(name: str) -> None:
+    """Check that an agent can be imitated.
 
-    torch.set_num_threads(1)
+    Raises:
+        LlmoError: There is no such agent, or it does not play by the menu alone.
+    """
+    agent: Agent = catalog.make_agent(name)
+    if agent.search or isinstance(agent, LearningAgent) or agent.schedules(["scratch"]) != [None]:
+        raise LlmoError("teacher", name, "a rule that plays by the menu alone, such as scripted")
+
+
+def _play(env: str, teacher: str, indices: Sequence[int], random_share: float, seed: int) -> Demonstrations:
     spec = env_spec(env)
     population = Population(spec, len(indices), executor="vmap")
     agent: Agent = catalog.make_agent(teacher)

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llmo.errors import LlmoError
+from llmo.evaluation.processes import spread
 from llmo.evaluation.progress import Progress
 from llmo.evaluation.result import EpisodeRecord, Job
 from llmo.evaluation.rollout import chunks, play
@@ -46,34 +45,17 @@ def play_all(
 
     Raises:
         LlmoError: A file belongs to another job, or cannot be read.
-    """  # fmt: skip
+    """
     waiting = [job for job in jobs if not (folder / place(job)).exists()]
     share = max(1, -(-len(waiting) // max(1, 2 * workers)))
     groups = chunks(waiting, min(replicas, share))
     with Progress(what, len(jobs), len(jobs) - len(waiting)) as progress:
-        for group, records in _played(groups, workers):
-            for job, record in zip(group, records, strict=True):
+        for number, records in spread(play, [(group,) for group in groups], workers):
+            for job, record in zip(groups[number], records, strict=True):
                 record.save(folder / place(job))
-            progress.advance(len(group))
+            progress.advance(len(records))
     found = [EpisodeRecord.load(folder / place(job)) for job in jobs]
     for job, record in zip(jobs, found, strict=True):
         if record.result.job != job:
             raise LlmoError("episode file", str(folder / place(job)), f"that of {job}; choose another folder")
     return found
-
-
-def _played(groups: Sequence[list[Job]], workers: int) -> Iterator[tuple[list[Job], list[EpisodeRecord]]]:
-    if not workers:
-        yield from ((group, play(group)) for group in groups)
-        return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_one_thread) as pool:
-        futures = {pool.submit(play, group): group for group in groups}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-
-
-def _one_thread() -> None:
-    import torch
-
-    torch.set_num_threads(1)

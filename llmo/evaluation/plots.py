@@ -90,7 +90,7 @@ def plot_iqm(scores: Mapping[str, Any], path: Path) -> None:
 
 
 def plot_win_matrix(scores: Mapping[str, Any], path: Path) -> None:
-    """How probably the agent of a row beats that of a column on one instance; agents are ordered by their mean.
+    """How probably the agent of a row beats that of a column on one instance; agents are ordered by their IQM.
 
     Args:
         scores: The content of `scores.json`.

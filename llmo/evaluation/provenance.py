@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import inspect
 import platform
+import shlex
 import subprocess
+from collections.abc import Callable, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,25 @@ def provenance() -> dict[str, Any]:
         "machine": f"{platform.machine()}, {_processor()}",
         "corpus_sha256": load_corpus().sha256,
     }
+
+
+def command(name: str, function: Callable[..., object], given: Mapping[str, Any]) -> str:
+    """The command line that calls an experiment as it was called.
+
+    Args:
+        name: Registered name of the experiment.
+        function: The experiment; what equals its defaults, and `--out` and `--resume`, are left out.
+        given: Its arguments, by name.
+    """
+    words = ["llmo", name]
+    for parameter in inspect.signature(function).parameters.values():
+        value = given[parameter.name]
+        if parameter.default is parameter.empty:
+            words.append(str(value))
+        elif value != parameter.default and parameter.name not in ("out", "resume"):
+            text = ",".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+            words += [f"--{parameter.name}"] if value is True else [f"--{parameter.name}", text]
+    return shlex.join(words)
 
 
 def commit() -> str:

@@ -99,7 +99,7 @@ def read_progress(path: Path, needed: bool) -> list[dict[str, Any]]:
 def typical_episode(
     scores: Mapping[str, Any], records: Sequence[EpisodeRecord]
 ) -> tuple[EpisodeRecord, EpisodeRecord] | None:
-    """The episode whose score is nearest to its agent's mean, of the best learned agent or else the best rule.
+    """The episode whose score is nearest to its agent's IQM, of the best learned agent or else the best rule.
 
     Returns:
         It and the reference's on the same instance; None if nobody but the reference and search agents were played.

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmo.catalog.tuned import tuned_parameters
 from llmo.errors import LlmoError
 from llmo.run_dir import write_text_atomic
 
@@ -38,6 +39,11 @@ class Job:
     seed: int = 0
     budget: float = 1.0
     executor: str = "vmap"
+
+
+def tuned_job(env: str, split: str, index: int, agent: str, seed: int = 0, budget: float = 1.0) -> Job:
+    """A job with the agent's tuned values spelled out, so that its file tells what was played."""
+    return Job(env, split, index, agent, tuple(sorted(tuned_parameters(agent).items())), seed, budget)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from llmo import catalog
+from llmo.agent import LearningAgent
 from llmo.catalog.tuned import tuned_parameters
 from llmo.errors import LlmoError
 from llmo.evaluation.losses import Episodes, Instances, by_agent, instances_of, log_losses
@@ -136,7 +137,7 @@ def _kind(name: str, played: Sequence[Result]) -> str:
     if any(result.search_flops > 0 for result in played):
         return "search"
     try:
-        return "learned" if hasattr(catalog.get("agents", name), "learn") else "rule"
+        return "learned" if issubclass(catalog.get("agents", name), LearningAgent) else "rule"
     except LlmoError:
         return "rule"
 

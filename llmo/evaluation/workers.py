@@ -12,15 +12,14 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from llmo.errors import LlmoError
+from llmo.evaluation.processes import one_thread
 from llmo.mdp.population import valid_action
 from llmo.mdp.sb3_env import PopulationVecEnv
 
 
 def _serve(pipe: Connection, arguments: dict[str, Any]) -> None:
     """The life of one worker process: answer ``(method, arguments)`` until told to stop."""
-    import torch
-
-    torch.set_num_threads(1)
+    one_thread()
     env = PopulationVecEnv(**arguments)
     pipe.send((env.observation_space, env.action_space))
     while True:
@@ -31,6 +30,14 @@ def _serve(pipe: Connection, arguments: dict[str, Any]) -> None:
             pipe.send((True, getattr(env, method)(*values)))
         except Exception as error:
             pipe.send((False, error))
+
+
+def population_env(env: str, replicas: int, workers: int, **parameters: Any) -> VecEnv:
+    """A population over some processes, or in this one where `workers` is 0; see `WorkerVecEnv`."""
+    if workers:
+        return WorkerVecEnv(env, replicas, workers, **parameters)
+    one_thread()
+    return PopulationVecEnv(env, replicas, **parameters)
 
 
 class WorkerVecEnv(VecEnv):

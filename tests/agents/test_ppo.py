@@ -48,11 +48,11 @@ class Identity(gymnasium.Env[np.ndarray, np.int64]):
         return np.array([True, True, True, False])
 
 
-def learned(folder: Path, updates: int, **parameters: Any) -> Any:
+def learned(folder: Path, updates: int, demonstrations: Demonstrations | None = None, **parameters: Any) -> Any:
     agent = catalog.make_agent("ppo")
-    agent.space = SPACE
+    env = DummyVecEnv([Identity for _ in range(8)])
     with RunDir(folder, resume=True) as run:
-        agent.learn(DummyVecEnv([Identity for _ in range(8)]), updates, run, **parameters)
+        agent.learn(SPACE, env, 128 * updates, run, demonstrations, lambda line: None, **parameters)
     return agent
 
 
