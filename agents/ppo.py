@@ -62,7 +62,10 @@ class Ppo(LearningAgent):
         for what, mine in (("actions", space.actions), ("features", space.features)):
             if tuple(stored.settings.get(what, ())) != mine:
                 raise LlmoError("policy", self.policy, f"one learned with the {what} of this version")
-        self._network = _network(space, tuple(stored.settings["hidden"]))
+        hidden = stored.settings.get("hidden")
+        if not (isinstance(hidden, list) and len(hidden) <= 8 and all(width in range(1, 4097) for width in hidden)):
+            raise LlmoError("hidden of policy", hidden, "a list of at most 8 widths from 1 to 4096")
+        self._network = _network(space, tuple(hidden))
         try:
             self._network.load_state_dict(stored.tensors)
         except RuntimeError as error:

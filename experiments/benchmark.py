@@ -6,10 +6,9 @@ kept, so `--resume` continues; `scores.json` has the scores, `llmo report` draws
 
 from __future__ import annotations
 
-import datetime
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from llmo.errors import LlmoError
 from llmo.registry import experiments
@@ -60,6 +59,7 @@ def benchmark(
     from llmo.evaluation.processes import worker_count
     from llmo.evaluation.provenance import command
     from llmo.evaluation.scores import score
+    from llmo.evaluation.scoring_log import log_scoring
     from llmo.evaluation.table import score_table
     from llmo.run_dir import RunDir, write_text_atomic
 
@@ -75,8 +75,7 @@ def benchmark(
         scores = score(records, reference_rule(), best_rule())
         scores["command"] = command("benchmark", benchmark, given)
         write_text_atomic(out / "scores.json", json.dumps(scores, indent=2) + "\n")
-        if split == "test":
-            _log_scoring(scores)
+        log_scoring(split, scores["command"], {name: row["iqm"] for name, row in scores["agents"].items()})
     print(score_table(scores))
     print(f"scores are in {out / 'scores.json'}; `llmo report {out}` draws them")
 
@@ -102,19 +101,29 @@ def _names(asked: list[str] | None, learned: bool) -> list[str]:
 def _jobs(
     env: str, split: str, indices: range, names: list[str], policies: list[str], seed: int, speedup: bool
 ) -> list[Job]:
-    """Every agent, with every seed that it has, on every instance and budget."""
+    """Every agent, with every seed that it has, on every instance and budget.
+
+    Raises:
+        LlmoError: A learned agent has no policy, or there is a policy that nobody plays.
+    """
     from llmo import catalog
     from llmo.agent import LearningAgent
-    from llmo.evaluation.result import Job, tuned_job
+    from llmo.evaluation.result import policy_job, tuned_job
 
-    jobs = []
+    learners = [name for name in names if issubclass(catalog.get("agents", name), LearningAgent)]
+    if bool(policies) != bool(learners):
+        needed = (
+            f"a folder that `llmo train` wrote, for {', '.join(learners)}" if learners else "none: no agent plays one"
+        )
+        raise LlmoError("policy", ",".join(policies), needed)
+    jobs: list[Job] = []
     for name in names:
-        learned = issubclass(catalog.get("agents", name), LearningAgent)
+        learned = name in learners
         for budget in (1.0, *(SPEEDUP_BUDGETS if speedup else ())):
             for index in indices:
                 if learned:
-                    seeds = enumerate(policies or [""], seed)
-                    jobs += [Job(env, split, index, name, (("policy", p),), s, budget) for s, p in seeds]
+                    seeds = enumerate(policies, seed)
+                    jobs += [policy_job(env, split, index, name, folder, s, budget) for s, folder in seeds]
                 else:
                     jobs.append(tuned_job(env, split, index, name, seed, budget))
     return jobs
@@ -132,21 +141,3 @@ def _check(jobs: list[Job]) -> None:
     space = env_spec(jobs[0].env).space
     for agent, parameters in dict.fromkeys((job.agent, job.parameters) for job in jobs):
         catalog.make_agent(agent, **dict(parameters)).bind(space)
-
-
-def _log_scoring(scores: dict[str, Any]) -> None:
-    """Note down every scoring on test instances, in the cache folder: each one costs some of their worth."""
-    from llmo.tasks.text import cache_folder
-
-    line = {
-        "time": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "command": scores["command"],
-        "commit": scores["commit"],
-        "iqm": {name: agent["iqm"] for name, agent in scores["agents"].items()},
-    }
-    try:
-        cache_folder().mkdir(parents=True, exist_ok=True)
-        with (cache_folder() / "test_scorings.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
-    except OSError:
-        return

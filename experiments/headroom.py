@@ -51,6 +51,7 @@ def headroom(
     from llmo.evaluation.processes import worker_count
     from llmo.evaluation.provenance import command, provenance
     from llmo.evaluation.result import tuned_job
+    from llmo.evaluation.scoring_log import log_scoring
     from llmo.mdp.spec import env_spec
 
     count = worker_count(workers)
@@ -77,6 +78,8 @@ def headroom(
             "agents": score(results, reference),
         }
         write_text_atomic(out / "headroom.json", json.dumps(content, indent=1) + "\n")
+        scores = {name: row["all"]["iqm"] for name, row in content["agents"].items()}
+        log_scoring(split, content["command"], scores)
     print(table(content))
 
 

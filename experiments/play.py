@@ -6,6 +6,7 @@ llmo replay runs/play
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -35,24 +36,38 @@ def play_one(
         policy: Folder of a learned policy, for the agents that need one.
         out: Folder that gets the episode's record.
     """
+    given = locals().copy()
+    from llmo.errors import LlmoError
     from llmo.evaluation.episodes import episode_file
     from llmo.evaluation.processes import one_thread
-    from llmo.evaluation.result import Job
+    from llmo.evaluation.provenance import command
+    from llmo.evaluation.result import policy_job, tuned_job
     from llmo.evaluation.rollout import play
+    from llmo.evaluation.scoring_log import log_scoring
     from llmo.mdp import render
     from llmo.mdp.population import Population
     from llmo.mdp.spec import env_spec
 
     one_thread()
-    parameters = (("policy", policy),) if policy else ()
-    job = Job(env, split, instance, agent, parameters, seed, budget, executor="single")
-    population = Population(env_spec(env), executor="single")
+    spec = env_spec(env)
+    spec.draw(split, instance, budget)
+    if seed < 0:
+        raise LlmoError("seed", seed, "at least 0")
+    if policy:
+        job = policy_job(env, split, instance, agent, policy, seed, budget)
+    else:
+        job = tuned_job(env, split, instance, agent, seed, budget)
+    job = replace(job, executor="single")
+    file = out / episode_file(job)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    population = Population(spec, executor="single")
 
     def show() -> None:
         print(render.as_text(population.episode(0).history), flush=True)
 
     (record,) = play([job], on_step=show, population=population)
-    record.save(out / episode_file(job))
+    record.save(file)
     result = record.result
+    log_scoring(split, command("play", play_one, given), {agent: result.test_loss})
     print(f"{agent}: validation loss {result.initial_validation_loss:.3f} -> {result.validation_loss:.3f}")
-    print(f"test loss {result.test_loss:.3f}, reward {result.total_reward:.2f}, written to {out / episode_file(job)}")
+    print(f"test loss {result.test_loss:.3f}, reward {result.total_reward:.2f}, written to {file}")

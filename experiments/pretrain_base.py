@@ -9,13 +9,11 @@ On one machine the same Python gives the same bytes every time; a few minutes on
 from __future__ import annotations
 
 import math
-import multiprocessing
 import os
 import shutil
 import tempfile
 import zlib
 from collections.abc import Mapping
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -27,7 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import LlamaForCausalLM
 
-BASE_SHAPES = ((20, 1), (32, 2), (28, 1), (36, 2), (24, 1), (40, 2))
 TEACHER_SHAPE = (48, 2)
 TOKENS = 32
 BATCH = 16
@@ -71,15 +68,17 @@ class Made:
 
 def recipes() -> list[Recipe]:
     """Every training, the longest first."""
+    from llmo.mdp.instances import SHAPES
     from llmo.tasks.text import DOMAINS
 
+    shapes = [(shape.width, shape.depth) for part in SHAPES.values() for shape in part]
     teachers = [
         Recipe(domain, TEACHER_SHAPE, 4000, 4e-3, {400: f"teacher-{domain}-early", 4000: f"teacher-{domain}-good"})
         for domain in DOMAINS
     ]
     bases = [
         Recipe(domain, (width, depth), 2000, 6e-3, {2000: f"base-{domain}-{width}x{depth}"})
-        for width, depth in BASE_SHAPES
+        for width, depth in shapes
         for domain in DOMAINS
     ]
     return teachers + bases
@@ -94,6 +93,7 @@ def make_tokenizer(file: Path) -> None:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     from llmo.engine.models import VOCABULARY
+    from llmo.run_dir import write_text_atomic
     from llmo.tasks.text import DOMAINS, raw_text
 
     texts = [raw_text("train", "training", domain) for domain in DOMAINS]
@@ -104,10 +104,7 @@ def make_tokenizer(file: Path) -> None:
     alphabet = pre_tokenizers.ByteLevel.alphabet()
     trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, initial_alphabet=sorted(alphabet), show_progress=False)
     tokenizer.train_from_iterator((text[:length] for text in texts), trainer)
-    with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as temporary:
-        temporary.write(tokenizer.to_str(pretty=True).encode())
-    os.chmod(temporary.name, 0o644)
-    os.replace(temporary.name, file)
+    write_text_atomic(file, tokenizer.to_str(pretty=True))
 
 
 def validation_loss(model: LlamaForCausalLM, tokens: NDArray[np.int16]) -> float:
@@ -137,7 +134,6 @@ def pretrain(
 
     from llmo.engine.models import ModelShape, build_model
 
-    torch.set_num_threads(1)
     seed = zlib.crc32(f"{recipe.domain} {recipe.shape}".encode())
     model = build_model(ModelShape(*recipe.shape), seed)
     draws = np.random.default_rng(seed)
@@ -195,18 +191,21 @@ def table(made: list[Made]) -> str:
 
 
 @experiments.register("pretrain_base")
-def pretrain_base(out: Path = Path("llmo/tasks"), processes: int = 2) -> None:
+def pretrain_base(out: Path = Path("llmo/tasks"), workers: int | None = None) -> None:
     """Make the tokenizer and all pre-trained models again.
 
     Args:
         out: Folder that gets `tokenizer.json` and `pretrained/`; the default is the package's own, from the checkout.
-        processes: Trainings at a time, one core each.
+        workers: Processes; one a core by default, 0 for none but this one.
     """
     import numpy as np
     from tokenizers import Tokenizer
 
+    from llmo.evaluation.processes import spread, worker_count
+    from llmo.run_dir import write_text_atomic
     from llmo.tasks.text import DOMAINS, raw_text
 
+    count = worker_count(workers)
     models = out / "pretrained"
     models.mkdir(parents=True, exist_ok=True)
     make_tokenizer(out / "tokenizer.json")
@@ -216,9 +215,8 @@ def pretrain_base(out: Path = Path("llmo/tasks"), processes: int = 2) -> None:
         for split in ("training", "validation")
     )
     made: list[Made] = []
-    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
-        jobs = [pool.submit(pretrain, recipe, training[recipe.domain], validation, models) for recipe in recipes()]
-        for job in jobs:
-            made += job.result()
-            print(f"{made[-1].name}: " + ", ".join(f"{name} {loss:.3f}" for name, loss in made[-1].losses.items()))
-    (models / "README.md").write_text(table(made))
+    calls = [(recipe, training[recipe.domain], validation, models) for recipe in recipes()]
+    for _, checkpoints in spread(pretrain, calls, count):
+        made += checkpoints
+        print(f"{made[-1].name}: " + ", ".join(f"{name} {loss:.3f}" for name, loss in made[-1].losses.items()))
+    write_text_atomic(models / "README.md", table(made))

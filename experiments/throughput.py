@@ -257,15 +257,15 @@ def throughput(out: Path = Path("runs/throughput"), scale: float = 1.0) -> None:
     Raises:
         LlmoError: The scale is not positive.
     """
-    import torch
-
     from llmo.errors import LlmoError
+    from llmo.evaluation.processes import one_thread
     from llmo.evaluation.provenance import provenance
     from llmo.run_dir import write_text_atomic
 
     if not scale > 0:
         raise LlmoError("scale", scale, "a positive number")
-    torch.set_num_threads(1)
+    out.mkdir(parents=True, exist_ok=True)
+    one_thread()
 
     def times(number: int) -> int:
         return max(2, round(scale * number))
@@ -279,7 +279,6 @@ def throughput(out: Path = Path("runs/throughput"), scale: float = 1.0) -> None:
     ):
         rows.append(measure())
         print(line(rows[-1]), flush=True)
-    out.mkdir(parents=True, exist_ok=True)
     result = {"rows": [asdict(row) for row in rows], **provenance()}
     write_text_atomic(out / "throughput.json", json.dumps(result, indent=1) + "\n")
     print(f"wrote {out / 'throughput.json'}")

@@ -78,8 +78,8 @@ def train(
     from llmo.run_dir import RunDir
 
     count = worker_count(workers)
-    if workers is None and replicas % count:
-        count = 1
+    if workers is None:
+        count = max(fewer for fewer in range(1, count + 1) if replicas % fewer == 0)
     if count and replicas % count:
         raise LlmoError("replicas", replicas, f"a multiple of the number of workers, {count}")
     limits = (("steps", steps, 1), ("demonstrations", demonstrations, 0), ("replicas", replicas, 1), ("seed", seed, 0))

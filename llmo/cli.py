@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from llmo import __version__, catalog
-from llmo.errors import LlmoError
+from llmo.errors import LlmoError, WorkerError
 
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -30,6 +30,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         status = _run(_use_plugins(list(sys.argv[1:] if arguments is None else arguments)))
         sys.stdout.flush()
         return status
+    except WorkerError as error:
+        print(f"llmo: {error}", file=sys.stderr)
+        return 1
     except LlmoError as error:
         print(f"llmo: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -41,9 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        if error.errno not in DISK_FULL:
-            raise
-        print(f"llmo: cannot write: {error}", file=sys.stderr)
+        print(f"llmo: {'cannot write: ' if error.errno in DISK_FULL else ''}{error}", file=sys.stderr)
         return 1
 
 

@@ -24,8 +24,8 @@ class _Parser(ArgumentParser):
             raise LlmoError(f"setting of {self.prog}", match[1], names) from ex
         if match := re.match(r'Parser key "(.+?)":\s+Expected an? (.+)\. Got value: (.*)$', message, re.DOTALL):
             kind: str | list[str] = re.sub(r"<class '(\w+)'>", r"\1", match[2])
-            if names := re.fullmatch(r"typing\.Literal\[(.+)\]", match[2]):
-                kind = [name.strip("' ") for name in names[1].split(",")]
+            if literal := re.fullmatch(r"typing\.Literal\[(.+)\]", match[2]):
+                kind = [name.strip("' ") for name in literal[1].split(",")]
             raise LlmoError(f"{match[1]} of {self.prog}", match[3], kind) from ex
         self.exit(2, f"{self.prog}: {' '.join(message.split())}\n")
         raise AssertionError("exit does not return")

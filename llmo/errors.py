@@ -1,9 +1,16 @@
-"""The one exception for a value that llmo cannot use."""
+"""The exception for a value that llmo cannot use, and the one for a process that it has lost."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+
+class WorkerError(RuntimeError):
+    """A worker process has ended before its work was done, as when the system is out of memory.
+
+    Commands print ``str(error)`` as their one line and exit with status 1.
+    """
 
 
 class LlmoError(ValueError):

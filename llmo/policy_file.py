@@ -65,6 +65,19 @@ def save_policy(
         write_bytes_synced(new_description, text.encode())
 
 
+def policy_sha256(folder: str | Path) -> str:
+    """The hash of a policy's weights, which `load_policy` compares them with.
+
+    Raises:
+        LlmoError: There is no policy in the folder.
+    """
+    path = Path(folder) / DESCRIPTION
+    try:
+        return str(json.loads(path.read_bytes())["sha256"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LlmoError("policy", str(folder), f"a folder that `llmo train` wrote ({error})") from error
+
+
 def load_policy(folder: str | Path) -> PolicyFile:
     """Read a policy folder.
 

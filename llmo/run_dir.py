@@ -175,7 +175,9 @@ class RunDir:
             checkpoint: What the run continues from; None empties the records.
         """
         for path in sorted(self.path.glob("*.jsonl")):
-            self._record(path.name).truncate(checkpoint.records.get(path.name, 0) if checkpoint else 0)
+            size = checkpoint.records.get(path.name, 0) if checkpoint else 0
+            # A crash may have lost the end of a record: cutting it to a greater size would fill it with zeros.
+            self._record(path.name).truncate(min(size, path.stat().st_size))
 
     @property
     def _checkpoints(self) -> Path:

@@ -11,6 +11,7 @@ from llmo.evaluation.progress import Progress
 from llmo.evaluation.result import EpisodeRecord, Job
 from llmo.evaluation.rollout import chunks, play
 from llmo.registry import valid_name
+from llmo.tasks.text import load_corpus
 
 Place = Callable[[Job], Path]
 """Where a job's file lies, below the folder of the episodes."""
@@ -44,7 +45,7 @@ def play_all(
         Records in the order of the jobs.
 
     Raises:
-        LlmoError: A file belongs to another job, or cannot be read.
+        LlmoError: A file belongs to another job or another corpus, or cannot be read.
     """
     waiting = [job for job in jobs if not (folder / place(job)).exists()]
     share = max(1, -(-len(waiting) // max(1, 2 * workers)))
@@ -58,4 +59,6 @@ def play_all(
     for job, record in zip(jobs, found, strict=True):
         if record.result.job != job:
             raise LlmoError("episode file", str(folder / place(job)), f"that of {job}; choose another folder")
+        if record.result.corpus_sha256 != load_corpus().sha256:
+            raise LlmoError("episode file", str(folder / place(job)), "one made with the text of this Python")
     return found

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from typing import Any, TypeVar
 
-from llmo.errors import LlmoError
+from llmo.errors import LlmoError, WorkerError
 
 T = TypeVar("T")
 
@@ -33,6 +35,12 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def prepare_worker() -> None:
+    """What every worker process does first: one thread, and leave an interrupt to the process that started it."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    one_thread()
+
+
 def spread(function: Callable[..., T], calls: Sequence[tuple[Any, ...]], workers: int) -> Iterator[tuple[int, T]]:
     """Call a function with each tuple of arguments.
 
@@ -43,14 +51,25 @@ def spread(function: Callable[..., T], calls: Sequence[tuple[Any, ...]], workers
 
     Returns:
         The place of each call and what it gave, as they finish.
+
+    Raises:
+        WorkerError: A process has ended before its work was done.
     """
     if not workers:
         one_thread()
         for place, arguments in enumerate(calls):
             yield place, function(*arguments)
         return
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=one_thread) as pool:
+    others = set(multiprocessing.active_children())
+    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=prepare_worker)
+    try:
         futures = {pool.submit(function, *arguments): place for place, arguments in enumerate(calls)}
         for future in as_completed(futures):
             yield futures[future], future.result()
+    except BrokenProcessPool as error:
+        raise WorkerError("a worker process has ended before its work was done; --resume goes on") from error
+    finally:
+        # Nobody waits for what is still being worked on after an interrupt or an error.
+        pool.shutdown(wait=False, cancel_futures=True)
+        for process in set(multiprocessing.active_children()) - others:
+            process.terminate()

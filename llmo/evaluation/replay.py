@@ -86,7 +86,8 @@ def replay(folder: str) -> list[str]:
     Raises:
         LlmoError: There is no episode below the folder.
     """
-    paths = sorted(Path(folder).rglob("*.jsonl"))
+    episodes_only = Path(folder) / "episodes"
+    paths = sorted((episodes_only if episodes_only.is_dir() else Path(folder)).rglob("*.jsonl"))
     if not paths:
         raise LlmoError("folder", folder, "one that `llmo benchmark` or `llmo play` wrote episodes to")
     lines: dict[Path, str] = {}

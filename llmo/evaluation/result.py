@@ -13,6 +13,7 @@ from typing import Any
 
 from llmo.catalog.tuned import tuned_parameters
 from llmo.errors import LlmoError
+from llmo.policy_file import policy_sha256
 from llmo.run_dir import write_text_atomic
 
 
@@ -29,6 +30,7 @@ class Job:
         seed: Seed of what is random in the agent.
         budget: Multiple of the instance's own budget.
         executor: ``vmap`` or ``single``.
+        policy_sha256: Of the weights that a learned agent plays; empty for all others.
     """
 
     env: str
@@ -39,11 +41,21 @@ class Job:
     seed: int = 0
     budget: float = 1.0
     executor: str = "vmap"
+    policy_sha256: str = ""
 
 
 def tuned_job(env: str, split: str, index: int, agent: str, seed: int = 0, budget: float = 1.0) -> Job:
     """A job with the agent's tuned values spelled out, so that its file tells what was played."""
     return Job(env, split, index, agent, tuple(sorted(tuned_parameters(agent).items())), seed, budget)
+
+
+def policy_job(env: str, split: str, index: int, agent: str, policy: str, seed: int = 0, budget: float = 1.0) -> Job:
+    """A job for a learned agent, with the weights that it plays.
+
+    Raises:
+        LlmoError: There is no policy in the folder.
+    """
+    return Job(env, split, index, agent, (("policy", policy),), seed, budget, policy_sha256=policy_sha256(policy))
 
 
 @dataclass(frozen=True)
@@ -103,6 +115,7 @@ class Result:
         diverged: Whether training ended in NaN or Inf.
         masked: How many chosen actions were masked and ran as `keep`.
         total_reward: Sum of the rewards.
+        corpus_sha256: Of the text behind it; results are never compared across two.
     """
 
     job: Job
@@ -118,6 +131,7 @@ class Result:
     diverged: bool
     masked: int
     total_reward: float
+    corpus_sha256: str
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from llmo.diagnostics.causes import diagnose
 from llmo.evaluation.result import Decision, EpisodeRecord, Job, Result
 from llmo.mdp.population import Population, Step
 from llmo.mdp.spec import EnvSpec, env_spec
-from llmo.tasks.text import PARTS
+from llmo.tasks.text import PARTS, load_corpus
 
 
 def chunks(jobs: Sequence[Job], replicas: int) -> list[list[Job]]:
@@ -176,4 +176,5 @@ def _result(
         diverged=state.diverged,
         masked=episode.masked,
         total_reward=math.fsum(decision.reward for decision in decisions),
+        corpus_sha256=load_corpus().sha256,
     )

@@ -11,15 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
-from llmo.errors import LlmoError
-from llmo.evaluation.processes import one_thread
+from llmo.errors import LlmoError, WorkerError
+from llmo.evaluation.processes import one_thread, prepare_worker
 from llmo.mdp.population import valid_action
 from llmo.mdp.sb3_env import PopulationVecEnv
 
 
 def _serve(pipe: Connection, arguments: dict[str, Any]) -> None:
     """The life of one worker process: answer ``(method, arguments)`` until told to stop."""
-    one_thread()
+    prepare_worker()
     env = PopulationVecEnv(**arguments)
     pipe.send((env.observation_space, env.action_space))
     while True:
@@ -78,10 +78,13 @@ class WorkerVecEnv(VecEnv):
     def _receive(self, worker: int) -> Any:
         try:
             return self._pipes[worker].recv()
-        except (EOFError, ConnectionResetError) as error:
-            self._processes[worker].join(1)
-            status = self._processes[worker].exitcode
-            raise RuntimeError(f"worker process {worker} has ended with status {status}") from error
+        except (EOFError, OSError) as error:
+            raise self._lost(worker) from error
+
+    def _lost(self, worker: int) -> WorkerError:
+        self._processes[worker].join(1)
+        status = self._processes[worker].exitcode
+        return WorkerError(f"worker process {worker} has ended with status {status}; --resume goes on")
 
     def _answers(self) -> list[Any]:
         """What every worker answers; all are heard before an error of one is raised."""
@@ -92,8 +95,11 @@ class WorkerVecEnv(VecEnv):
         return [value for _, value in answers]
 
     def _send(self, method: str, values: Sequence[tuple[Any, ...]]) -> None:
-        for pipe, arguments in zip(self._pipes, values, strict=True):
-            pipe.send((method, arguments))
+        for worker, arguments in enumerate(values):
+            try:
+                self._pipes[worker].send((method, arguments))
+            except OSError as error:
+                raise self._lost(worker) from error
 
     def _ask(self, method: str, *arguments: Any) -> list[Any]:
         self._send(method, [arguments] * len(self._pipes))

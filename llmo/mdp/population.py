@@ -91,7 +91,7 @@ class Population:
         executor: ``"single"`` or ``"vmap"``; None chooses by N. The two agree within rounding.
 
     Raises:
-        LlmoError: No such reward or executor.
+        LlmoError: No such reward or executor, or fewer than one replica.
     """
 
     spec: EnvSpec
@@ -103,6 +103,8 @@ class Population:
 
     def __post_init__(self) -> None:
         valid_reward(self.reward)
+        if self.replicas < 1:
+            raise LlmoError("replicas", self.replicas, "at least 1")
         self.executor = self.executor or ("single" if self.replicas == 1 else "vmap")
         self.episodes = [None] * self.replicas
         self._runs: dict[ModelShape, Run] = {}
@@ -235,6 +237,8 @@ class Population:
     def restore(self, slot: int, snapshot: Snapshot) -> None:
         """Put a snapshot into a slot; continuing from it is bit-identical within one executor."""
         self.episodes[slot] = snapshot.episode.copy()
+        if self._reference is not None:
+            self._reference.prepare([snapshot.episode.instance])
         self.run_of(slot).restore(slot, snapshot.row)
 
     def test_loss(self, slot: int) -> float:

@@ -61,6 +61,7 @@ def episode(agent: str, index: int, gain: float) -> EpisodeRecord:
         diverged=False,
         masked=1,
         total_reward=1.6,
+        corpus_sha256="0" * 64,
     )
     return EpisodeRecord(decisions, result)
 

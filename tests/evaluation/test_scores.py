@@ -31,6 +31,7 @@ def record(agent: str, index: int, loss: float, seed: int = 0, budget: float = 1
         diverged=False,
         masked=1,
         total_reward=0.1,
+        corpus_sha256="0" * 64,
     )
     return EpisodeRecord((decision,), result)
 

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from llmo.errors import LlmoError
+from llmo.errors import LlmoError, WorkerError
 from llmo.evaluation.workers import WorkerVecEnv
 from llmo.mdp.sb3_env import PopulationVecEnv
 
@@ -48,6 +48,6 @@ def test_replicas_must_be_shared_out_evenly() -> None:
 def test_a_dead_process_is_named() -> None:
     env = WorkerVecEnv(ENV, 2, 2)
     env._processes[1].kill()
-    with pytest.raises(RuntimeError, match="worker process 1"):
+    with pytest.raises(WorkerError, match="worker process 1 has ended with status -9"):
         env.reset()
     env.close()

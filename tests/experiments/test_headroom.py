@@ -11,6 +11,7 @@ from llmo.catalog.tuned import best_rule, reference_rule, tuned_parameters
 from llmo.cli import main
 from llmo.evaluation.episodes import episode_file
 from llmo.evaluation.result import EpisodeRecord, Job, Result
+from llmo.tasks.text import load_corpus
 
 
 def result(agent: str, index: int, loss: float, searched: float = 0.0) -> Result:
@@ -28,6 +29,7 @@ def result(agent: str, index: int, loss: float, searched: float = 0.0) -> Result
         diverged=False,
         masked=0,
         total_reward=0.0,
+        corpus_sha256=load_corpus().sha256,
     )
 
 
