@@ -160,7 +160,7 @@ def plot_learning_curve(progress: Sequence[Mapping[str, Any]], path: Path) -> No
     """
     figure = new_figure(9.5, 4.2)
     axes = figure.subplots()
-    names = (("return", VERMILLION, "policy"), ("reference_return", BLUE, "reference rule on the same instances"))
+    names = (("return", VERMILLION, "policy"), ("reference_return", BLUE, "reference rule, on train instances"))
     for name, colour, label in names:
         rows = [row for row in progress if row.get(name) is not None]
         if rows:
@@ -172,10 +172,10 @@ def plot_learning_curve(progress: Sequence[Mapping[str, Any]], path: Path) -> No
     axes.set_xlabel("environment steps")
     axes.set_ylabel("mean return of an episode\n(10 × log-ratio of losses)")
     axes.set_title(
-        "How the policy's return grows with training (dots: updates, line: smoothed)", fontsize=11, loc="left"
+        "Return of the exploring policy while it learns (dots: updates, line: smoothed)", fontsize=11, loc="left"
     )
     if axes.get_legend_handles_labels()[0]:
-        axes.legend(loc="lower right", frameon=False, fontsize=9)
+        figure.legend(loc="outside right upper", frameon=False, fontsize=9)
     write(figure, path)
 
 

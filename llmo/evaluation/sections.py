@@ -142,8 +142,8 @@ def learning(progress: Sequence[Mapping[str, Any]], folder: Path) -> list[str]:
     return [
         heading("How the policy learned"),
         paragraph(
-            "Each dot is the mean return of the training episodes that ended in one update. A rising line says that "
-            "the policy trains language models better than it did."
+            "Each dot is the mean return of the training episodes that ended in one update. Every update plays other "
+            "instances, so dots differ by luck; a line that rises over many says that the policy gets better."
         ),
         picture(folder / "learning_curve.png", "return of the policy's episodes against environment steps"),
     ]
