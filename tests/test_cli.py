@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from llmo import catalog
+from llmo import __version__, catalog
 from llmo.cli import main
 
 Python = Callable[..., subprocess.CompletedProcess[str]]
@@ -82,7 +82,7 @@ def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
-    assert capsys.readouterr().out == "llmo 0.1.0\n"
+    assert capsys.readouterr().out == f"llmo {__version__}\n"
 
 
 @pytest.mark.parametrize(

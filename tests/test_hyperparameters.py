@@ -7,7 +7,6 @@ import pytest
 from llmo.errors import LlmoError
 from llmo.hyperparameters import (
     DROPOUT_LEVELS,
-    RATE_RANGE,
     WEIGHT_DECAY_LEVELS,
     Hyperparameters,
     default_learning_rate,
@@ -61,7 +60,3 @@ def test_the_default_rate_is_a_power_law_of_size() -> None:
     # Common practice: GPT-2 of 124M parameters is trained with 6e-4, and fine-tuned with less.
     assert 2e-4 < default_learning_rate(124_000_000, "scratch", "full") < 1e-3
     assert default_learning_rate(10**6, "pretrained", "full") < default_learning_rate(10**6, "scratch", "full")
-
-
-def test_actions_can_turn_the_rate_over_six_decades() -> None:
-    assert math.log10(RATE_RANGE[1] / RATE_RANGE[0]) == pytest.approx(6)

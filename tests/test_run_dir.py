@@ -232,3 +232,27 @@ print("whole")
 """
     result = python("-c", program)
     assert result.stdout == "whole\n", result.stderr
+
+
+def test_a_record_that_a_crash_has_cut_short_is_not_filled_up(tmp_path: Path) -> None:
+    with RunDir(tmp_path) as run:
+        for number in range(3):
+            run.append({"a": number}, "record.jsonl")
+        run.checkpoint(1, {"x": torch.ones(1)}, {})
+    file = tmp_path / "record.jsonl"
+    file.write_bytes(file.read_bytes()[:-3])
+    with RunDir(tmp_path, resume=True) as run:
+        run.rewind(run.latest_checkpoint())
+        run.append({"a": 3}, "record.jsonl")
+    assert [json.loads(line)["a"] for line in file.read_text().splitlines()] == [0, 1, 3]
+
+
+def test_a_resumed_run_must_have_its_own_settings(tmp_path: Path) -> None:
+    with RunDir(tmp_path) as run:
+        run.settle({"seed": 1})
+        run.settle({"seed": 1})
+        with pytest.raises(LlmoError, match="seed of a resumed run 2"):
+            run.settle({"seed": 2})
+        (tmp_path / "config.json").write_text("[")
+        with pytest.raises(LlmoError, match="config.json"):
+            run.settle({"seed": 1})

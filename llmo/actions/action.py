@@ -17,3 +17,23 @@ class Action(ABC):
     @abstractmethod
     def apply(self, run: Run, row: int) -> None:
         """Do it to one row; called only where it is allowed."""
+
+
+class SetMode(Action):
+    """Set one hyperparameter to one of its modes.
+
+    Attributes:
+        hyperparameter: Its name, a field of `Hyperparameters`.
+        mode: The value.
+    """
+
+    hyperparameter: str
+    mode: str
+
+    def allowed(self, run: Run, row: int) -> bool:
+        """When another mode is on."""
+        return getattr(run.states[row].hyperparameters, self.hyperparameter) != self.mode
+
+    def apply(self, run: Run, row: int) -> None:
+        """See the class."""
+        run.change(row, **{self.hyperparameter: self.mode})

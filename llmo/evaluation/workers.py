@@ -14,7 +14,7 @@ from stable_baselines3.common.vec_env import VecEnv
 from llmo.errors import LlmoError, WorkerError
 from llmo.evaluation.processes import one_thread, prepare_worker
 from llmo.mdp.population import valid_action
-from llmo.mdp.sb3_env import PopulationVecEnv
+from llmo.mdp.sb3_env import PopulationVecEnv, SlotVecEnv
 
 
 def _serve(pipe: Connection, arguments: dict[str, Any]) -> None:
@@ -40,7 +40,7 @@ def population_env(env: str, replicas: int, workers: int, **parameters: Any) -> 
     return PopulationVecEnv(env, replicas, **parameters)
 
 
-class WorkerVecEnv(VecEnv):
+class WorkerVecEnv(SlotVecEnv):
     """Processes that hold equal parts of one population.
 
     What an episode measures does not depend on the number of processes: a slot's instances follow from its number.
@@ -54,8 +54,6 @@ class WorkerVecEnv(VecEnv):
     Raises:
         LlmoError: `replicas` is no multiple of `workers`.
     """
-
-    render_mode: str | None = None
 
     def __init__(self, env: str, replicas: int, workers: int, **parameters: Any) -> None:
         if workers < 1 or replicas % workers:
@@ -144,20 +142,3 @@ class WorkerVecEnv(VecEnv):
         for process in self._processes:
             if process.is_alive():
                 process.kill()
-
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """An attribute of this object for each index."""
-        return [getattr(self, attr_name) for _ in self._get_indices(indices)]
-
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Set an attribute of this object."""
-        setattr(self, attr_name, value)
-
-    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
-        """Call a method of this object that gives a row for each slot."""
-        rows = getattr(self, method_name)(*args, **kwargs)
-        return [rows[index] for index in self._get_indices(indices)]
-
-    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-        """No slot is."""
-        return [False for _ in self._get_indices(indices)]

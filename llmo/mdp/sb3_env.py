@@ -14,7 +14,31 @@ from llmo.mdp.spec import env_spec
 from llmo.mdp.stream import Stream
 
 
-class PopulationVecEnv(VecEnv):
+class SlotVecEnv(VecEnv):
+    """What SB3 asks of an object that holds all slots itself, instead of one environment a slot."""
+
+    # SB3 asks for it before its own constructor sets it.
+    render_mode: str | None = None
+
+    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
+        """The same attribute of this object for each index."""
+        return [getattr(self, attr_name) for _ in self._get_indices(indices)]
+
+    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
+        """Set an attribute of this object."""
+        setattr(self, attr_name, value)
+
+    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
+        """Call a method of this object that gives a row for each slot."""
+        rows = getattr(self, method_name)(*args, **kwargs)
+        return [rows[index] for index in self._get_indices(indices)]
+
+    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
+        """No slot is."""
+        return [False for _ in self._get_indices(indices)]
+
+
+class PopulationVecEnv(SlotVecEnv):
     """N training runs behind SB3's interface; see `Stream` for what follows an ended episode.
 
     Args:
@@ -29,9 +53,6 @@ class PopulationVecEnv(VecEnv):
     Raises:
         LlmoError: No such environment, split or reward, or a number is out of its range.
     """
-
-    # SB3 asks for it before its own constructor sets it.
-    render_mode: str | None = None
 
     def __init__(
         self,
@@ -91,20 +112,3 @@ class PopulationVecEnv(VecEnv):
 
     def close(self) -> None:
         """Nothing to close."""
-
-    def get_attr(self, attr_name: str, indices: Any = None) -> list[Any]:
-        """The same attribute of this object for each index."""
-        return [getattr(self, attr_name) for _ in self._get_indices(indices)]
-
-    def set_attr(self, attr_name: str, value: Any, indices: Any = None) -> None:
-        """Set an attribute of this object."""
-        setattr(self, attr_name, value)
-
-    def env_method(self, method_name: str, *args: Any, indices: Any = None, **kwargs: Any) -> list[Any]:
-        """Call a method of this object that gives a row for each slot."""
-        rows = getattr(self, method_name)(*args, **kwargs)
-        return [rows[index] for index in self._get_indices(indices)]
-
-    def env_is_wrapped(self, wrapper_class: Any, indices: Any = None) -> list[bool]:
-        """No slot is."""
-        return [False for _ in self._get_indices(indices)]

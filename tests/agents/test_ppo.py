@@ -13,7 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from llmo import catalog
 from llmo.agent import Space
 from llmo.errors import LlmoError
-from llmo.evaluation.demonstrations import Demonstrations, demonstrate
+from llmo.evaluation.demonstrations import Demonstrations
 from llmo.run_dir import RunDir
 
 SPACE = Space(("keep", "left", "right", "never"), ("a", "b", "c", "d"))
@@ -118,20 +118,20 @@ def test_a_policy_for_other_actions_is_refused(tmp_path: Path) -> None:
         catalog.make_agent("ppo").bind(SPACE)
 
 
+@pytest.mark.parametrize("hidden", [None, ["a"], [-1], [10**9], 64])
+def test_altered_settings_are_refused(tmp_path: Path, hidden: Any) -> None:
+    learned(tmp_path / "run", 1).save(tmp_path / "policy", {})
+    file = tmp_path / "policy" / "policy.json"
+    content = json.loads(file.read_text())
+    content["settings"]["hidden"] = hidden
+    file.write_text(json.dumps(content))
+    with pytest.raises(LlmoError, match="hidden"):
+        catalog.make_agent("ppo", policy=str(tmp_path / "policy")).bind(SPACE)
+
+
 def test_an_altered_policy_is_refused(tmp_path: Path) -> None:
     learned(tmp_path / "run", 1).save(tmp_path / "policy", {})
     file = tmp_path / "policy" / "policy.safetensors"
     file.write_bytes(file.read_bytes()[:-1] + b"x")
     with pytest.raises(LlmoError, match=r"policy\.safetensors"):
         catalog.make_agent("ppo", policy=str(tmp_path / "policy")).bind(SPACE)
-
-
-def test_demonstrations_add_up() -> None:
-    moves = demonstrate("llmo/LanguageModel-v0", "scripted", [0, 1, 2], 0.2, seed=0, workers=1, replicas=2)
-    again = demonstrate("llmo/LanguageModel-v0", "scripted", [0, 1, 2], 0.2, seed=0, workers=1, replicas=3)
-    assert np.array_equal(moves.observations, again.observations)
-    assert np.array_equal(moves.actions, again.actions)
-    assert moves.masks[np.arange(len(moves.actions)), moves.actions].all()
-    assert len(moves.totals) == 3
-    assert moves.returns[0] == moves.totals[0]
-    assert len(set(moves.actions.tolist())) > 4

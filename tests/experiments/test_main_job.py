@@ -1,11 +1,13 @@
 """The main job in small: learn, compare, report, replay, by the commands, with good and bad input."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 
 from llmo.cli import main
+from llmo.policy_file import load_policy, save_policy
 
 ENV = "llmo/LanguageModel-v0"
 LEARN = ["train", ENV, "--steps", "32", "--replicas", "2", "--workers", "1", "--demonstrations", "2"]
@@ -39,6 +41,34 @@ def test_resuming_a_finished_run_changes_nothing(trained: Path) -> None:
         (trained / "policy" / "policy.safetensors").read_bytes(),
         (trained / "progress.jsonl").read_bytes(),
     ) == before
+
+
+def test_a_policy_that_has_changed_is_not_scored_by_old_episodes(
+    trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    policy = tmp_path / "policy"
+    shutil.copytree(trained / "policy", policy)
+    words = ["benchmark", "--agents", "ppo", "--policy", str(policy), "--split", "dev", "--instances", "1"]
+    words += ["--workers", "0", "--out", str(tmp_path / "out")]
+    assert main(words) == 0
+    stored = load_policy(policy)
+    save_policy(policy, {name: 2 * tensor for name, tensor in stored.tensors.items()}, stored.settings, stored.card)
+    assert main([*words, "--resume"]) == 2
+    assert "choose another folder" in capsys.readouterr().err
+
+
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    def run(folder: str, steps: int) -> bytes:
+        words = ["train", ENV, "--replicas", "2", "--workers", "0", "--demonstrations", "0", "--steps", str(steps)]
+        assert main([*words, "--out", str(tmp_path / folder), "--resume"]) == 0
+        return (tmp_path / folder / "policy" / "policy.safetensors").read_bytes()
+
+    # Two slots of 16 steps make an update, and five updates a checkpoint.
+    run("halves", 160)
+    assert run("halves", 192) == run("whole", 192)
+    lines = [(tmp_path / folder / "progress.jsonl").read_text().splitlines() for folder in ("halves", "whole")]
+    returns = [[json.loads(line)["return"] for line in part] for part in lines]
+    assert returns[0] == returns[1] and len(returns[0]) == 6
 
 
 @pytest.mark.parametrize(
@@ -91,6 +121,8 @@ def test_the_policy_is_compared_reported_and_replayed(
         (["--instances", "0"], "at least 1"),
         (["--agents", "ppo"], "llmo train"),
         (["--agents", "ppo", "--policy", "nowhere"], "nowhere"),
+        (["--agents", "keep", "--policy", "nowhere"], "no agent plays one"),
+        (["--workers", "-1"], "workers"),
         (["--instnaces", "2"], "did you mean '--instances'"),
     ],
 )
