@@ -30,10 +30,16 @@ def demo(
         instances: Held-out instances to compare on.
         seed: Of everything random in learning.
         resume: Continue in the folder.
+
+    Raises:
+        LlmoError: A number is out of range, or the folder holds another demo.
     """
     from llmo import catalog
+    from llmo.errors import LlmoError
     from llmo.evaluation.processes import worker_count
 
+    if instances < 1:
+        raise LlmoError("instances", instances, "at least 1")
     train, benchmark, report = (catalog.get("experiments", name) for name in ("train", "benchmark", "report"))
     print(f"1 of 3: PPO learns how to train small language models, on {worker_count(None)} cores")
     train(ENV, steps=steps, demonstrations=demonstrations, seed=seed, out=out / "train", resume=resume)

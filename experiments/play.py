@@ -37,6 +37,7 @@ def play_one(
         out: Folder that gets the episode's record.
     """
     given = locals().copy()
+    from llmo import catalog
     from llmo.errors import LlmoError
     from llmo.evaluation.episodes import episode_file
     from llmo.evaluation.processes import one_thread
@@ -58,6 +59,7 @@ def play_one(
     else:
         job = tuned_job(env, split, instance, agent, seed, budget)
     job = replace(job, executor="single")
+    catalog.make_agent(job.agent, **dict(job.parameters)).bind(spec.space)
     file = out / episode_file(job)
     file.parent.mkdir(parents=True, exist_ok=True)
     population = Population(spec, executor="single")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import numbers
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -79,7 +79,6 @@ class Step:
     measurement: Measurement
 
 
-@dataclass
 class Population:
     """N slots, each with an episode of its own.
 
@@ -90,29 +89,33 @@ class Population:
         strict: Whether choosing a masked action raises, instead of running `keep`.
         executor: ``"single"`` or ``"vmap"``; None chooses by N. The two agree within rounding.
 
+    Attributes:
+        episodes: By slot; None before the first reset.
+        executor: As given.
+
     Raises:
-        LlmoError: No such reward or executor, or fewer than one replica.
+        LlmoError: No such reward, or fewer than one replica.
     """
 
-    spec: EnvSpec
-    replicas: int = 1
-    reward: str = "gain"
-    strict: bool = False
-    executor: str | None = None
-    episodes: list[Episode | None] = field(init=False)
-
-    def __post_init__(self) -> None:
-        valid_reward(self.reward)
-        if self.replicas < 1:
-            raise LlmoError("replicas", self.replicas, "at least 1")
-        self.executor = self.executor or ("single" if self.replicas == 1 else "vmap")
-        self.episodes = [None] * self.replicas
+    def __init__(
+        self,
+        spec: EnvSpec,
+        replicas: int = 1,
+        reward: str = "gain",
+        strict: bool = False,
+        executor: str | None = None,
+    ) -> None:
+        if replicas < 1:
+            raise LlmoError("replicas", replicas, "at least 1")
+        self.spec, self.replicas, self.reward, self.strict = spec, replicas, valid_reward(reward), strict
+        self.episodes: list[Episode | None] = [None] * replicas
+        self.executor = executor
         self._runs: dict[ModelShape, Run] = {}
-        self._keep = self.spec.menu.index("keep")
+        self._keep = spec.menu.index("keep")
         self._reference: ReferenceCurves | None = None
-        if self.reward == "relative":
-            other = Population(self.spec, self.replicas, executor=self.executor)
-            self._reference = ReferenceCurves(other.keep_to_the_end, self.replicas)
+        if reward == "relative":
+            other = Population(spec, replicas, executor=executor)
+            self._reference = ReferenceCurves(other.keep_to_the_end, replicas)
 
     def run_of(self, slot: int) -> Run:
         """The run whose row `slot` trains the slot's model."""
