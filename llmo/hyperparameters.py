@@ -73,8 +73,9 @@ class Hyperparameters:
 def default_learning_rate(parameters: int, start: Start, adapter: Adapter) -> float:
     """The rate llmo starts from when nobody has chosen one.
 
-    A power law of size: its level is where `llmo tune` finds the best constant rate on train instances (15k to 41k
-    parameters), its exponent meets common practice at 100M parameters (4e-4 from scratch).
+    A power law of size. From scratch its level is where `llmo tune` finds the best constant rate on train instances
+    (15k to 41k parameters); for pre-trained starts the best constant rate is a quarter to a half of it, which is in the
+    tuned values of the rules. The exponent meets common practice at 100M parameters (4e-4 from scratch).
 
     Args:
         parameters: Parameters of the model, the adapter not counted; positive.
