@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from llmo.errors import LlmoError
+from llmo.errors import LlmoError, at_least
 from llmo.registry import experiments
 
 if TYPE_CHECKING:
@@ -63,10 +63,8 @@ def benchmark(
     from llmo.evaluation.table import score_table
     from llmo.run_dir import RunDir, write_text_atomic
 
-    limits = (("instances", instances, 1), ("first", first, 0), ("replicas", replicas, 1), ("seed", seed, 0))
-    for name, value, least in limits:
-        if value < least:
-            raise LlmoError(name, value, f"at least {least}")
+    at_least(1, instances=instances, replicas=replicas)
+    at_least(0, first=first, seed=seed)
     count = worker_count(workers)
     jobs = _jobs(env, split, range(first, first + instances), _names(agents, bool(policy)), policy or [], seed, speedup)
     _check(jobs)

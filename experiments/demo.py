@@ -35,11 +35,10 @@ def demo(
         LlmoError: A number is out of range, or the folder holds another demo.
     """
     from llmo import catalog
-    from llmo.errors import LlmoError
+    from llmo.errors import at_least
     from llmo.evaluation.processes import worker_count
 
-    if instances < 1:
-        raise LlmoError("instances", instances, "at least 1")
+    at_least(1, instances=instances)
     train, benchmark, report = (catalog.get("experiments", name) for name in ("train", "benchmark", "report"))
     print(f"1 of 3: PPO learns how to train small language models, on {worker_count(None)} cores")
     train(ENV, steps=steps, demonstrations=demonstrations, seed=seed, out=out / "train", resume=resume)

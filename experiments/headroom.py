@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmo.catalog.tuned import best_rule, reference_rule
-from llmo.errors import LlmoError
+from llmo.errors import at_least
 from llmo.registry import experiments
 from llmo.run_dir import RunDir, write_text_atomic
 
@@ -56,8 +56,7 @@ def headroom(
 
     count = worker_count(workers)
     env_spec(env)
-    if instances < 1:
-        raise LlmoError("instances", instances, "at least 1")
+    at_least(1, instances=instances)
     reference, rule = reference_rule(), best_rule()
     agents = list(dict.fromkeys((reference, rule, "keep", *SEARCHES)))
     results = []

@@ -38,7 +38,7 @@ def play_one(
     """
     given = locals().copy()
     from llmo import catalog
-    from llmo.errors import LlmoError
+    from llmo.errors import at_least
     from llmo.evaluation.episodes import episode_file
     from llmo.evaluation.processes import one_thread
     from llmo.evaluation.provenance import command
@@ -52,8 +52,7 @@ def play_one(
     one_thread()
     spec = env_spec(env)
     spec.draw(split, instance, budget)
-    if seed < 0:
-        raise LlmoError("seed", seed, "at least 0")
+    at_least(0, seed=seed)
     if policy:
         job = policy_job(env, split, instance, agent, policy, seed, budget)
     else:

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmo.errors import LlmoError
+from llmo.errors import LlmoError, at_least
 from llmo.registry import experiments
 
 if TYPE_CHECKING:
@@ -77,15 +77,13 @@ def train(
     from llmo.mdp.spec import env_spec
     from llmo.run_dir import RunDir
 
+    at_least(1, steps=steps, replicas=replicas)
+    at_least(0, demonstrations=demonstrations, seed=seed)
     count = worker_count(workers)
     if workers is None:
         count = max(fewer for fewer in range(1, count + 1) if replicas % fewer == 0)
     if count and replicas % count:
         raise LlmoError("replicas", replicas, f"a multiple of the number of workers, {count}")
-    limits = (("steps", steps, 1), ("demonstrations", demonstrations, 0), ("replicas", replicas, 1), ("seed", seed, 0))
-    for name, value, least in limits:
-        if value < least:
-            raise LlmoError(name, value, f"at least {least}")
     env_spec(env)
     learner = catalog.make_agent(agent)
     if not isinstance(learner, LearningAgent):

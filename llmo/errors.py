@@ -49,3 +49,18 @@ class LlmoError(ValueError):
 
     def __reduce__(self) -> tuple[type[LlmoError], tuple[str, object, str | tuple[str, ...]]]:
         return type(self), (self.what, self.value, self.allowed)
+
+
+def at_least(least: float, **values: float) -> None:
+    """Check that numbers are not too small.
+
+    Args:
+        least: What each must be, or more.
+        **values: The numbers by name.
+
+    Raises:
+        LlmoError: One is smaller.
+    """
+    for name, value in values.items():
+        if value < least:
+            raise LlmoError(name, value, f"at least {least:g}")
