@@ -71,7 +71,6 @@ def train(
     from llmo import catalog
     from llmo.agent import LearningAgent
     from llmo.evaluation.demonstrations import valid_teacher
-    from llmo.evaluation.processes import worker_count
     from llmo.evaluation.workers import population_env
     from llmo.mdp.reward import valid_reward
     from llmo.mdp.spec import env_spec
@@ -79,11 +78,7 @@ def train(
 
     at_least(1, steps=steps, replicas=replicas)
     at_least(0, demonstrations=demonstrations, seed=seed)
-    count = worker_count(workers)
-    if workers is None:
-        count = max(fewer for fewer in range(1, count + 1) if replicas % fewer == 0)
-    if count and replicas % count:
-        raise LlmoError("replicas", replicas, f"a multiple of the number of workers, {count}")
+    count = _workers(workers, replicas)
     env_spec(env)
     learner = catalog.make_agent(agent)
     if not isinstance(learner, LearningAgent):
@@ -99,6 +94,22 @@ def train(
             venv.close()
         learner.save(run.path / "policy", _card(settings, run.path))
     print(f"the policy is in {out / 'policy'}")
+
+
+def _workers(asked: int | None, replicas: int) -> int:
+    """How many processes share the replicas evenly.
+
+    Raises:
+        LlmoError: As many as were asked for cannot.
+    """
+    from llmo.evaluation.processes import worker_count
+
+    count = worker_count(asked)
+    if asked is None:
+        return max(fewer for fewer in range(1, count + 1) if replicas % fewer == 0)
+    if count and replicas % count:
+        raise LlmoError("replicas", replicas, f"a multiple of the number of workers, {count}")
+    return count
 
 
 def _learn(learner: LearningAgent, venv: VecEnv, run: RunDir, settings: Settings, steps: int, workers: int) -> None:
