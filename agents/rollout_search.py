@@ -58,7 +58,7 @@ class RolloutSearch(Agent):
         """
         super().attach(population, slots)
         self._population, self._slots = population, list(slots)
-        self._copies = Population(population.spec, SLOTS, executor="vmap")
+        self._copies = Population(population.spec, SLOTS, executor="batched")
 
     def reset(self, seeds: Sequence[int]) -> None:
         """See `Agent.reset`; the seeds are of the copies' batches."""

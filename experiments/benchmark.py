@@ -30,7 +30,7 @@ def benchmark(
     seed: int = 0,
     speedup: bool = False,
     replicas: int = 64,
-    workers: int | None = None,
+    workers: str | int = "processes",
     out: Path = Path("runs/benchmark"),
     resume: bool = False,
 ) -> None:
@@ -45,8 +45,8 @@ def benchmark(
         first: Index of the first instance.
         seed: Of what is random in the agents.
         speedup: Also play every agent on smaller budgets, for the budget at which it matches the reference.
-        replicas: Episodes that one process plays together.
-        workers: Processes; one a core by default, 0 for none but this one.
+        replicas: Episodes that one worker plays together.
+        workers: ``0`` for this process, ``N`` or ``processes:N``, ``processes`` for one a core, ``ray`` or ``ray:N``.
         out: Folder for episodes and scores.
         resume: Continue in the folder.
 
@@ -56,20 +56,20 @@ def benchmark(
     given = locals().copy()
     from llmo.catalog.tuned import best_rule, reference_rule
     from llmo.evaluation.episodes import play_all
-    from llmo.evaluation.processes import worker_count
     from llmo.evaluation.provenance import command
     from llmo.evaluation.scores import score
     from llmo.evaluation.scoring_log import log_scoring
     from llmo.evaluation.table import score_table
+    from llmo.evaluation.workers import find_workers
     from llmo.run_dir import RunDir, write_text_atomic
 
     at_least(1, instances=instances, replicas=replicas)
     at_least(0, first=first, seed=seed)
-    count = worker_count(workers)
+    found = find_workers(workers)
     jobs = _jobs(env, split, range(first, first + instances), _names(agents, bool(policy)), policy or [], seed, speedup)
     _check(jobs)
     with RunDir(out, resume):
-        records = play_all(jobs, out / "episodes", count, replicas)
+        records = play_all(jobs, out / "episodes", found, replicas)
         scores = score(records, reference_rule(), best_rule())
         scores["command"] = command("benchmark", benchmark, given)
         write_text_atomic(out / "scores.json", json.dumps(scores, indent=2) + "\n")

@@ -19,6 +19,7 @@ def demo(
     demonstrations: int = 128,
     instances: int = 32,
     seed: int = 0,
+    workers: str | int = "processes",
     resume: bool = False,
 ) -> None:
     """Learn a policy, compare it with every hand rule, draw the report.
@@ -29,6 +30,7 @@ def demo(
         demonstrations: Episodes of the scripted teacher that are imitated first.
         instances: Held-out instances to compare on.
         seed: Of everything random in learning.
+        workers: ``0`` for this process, ``N`` or ``processes:N``, ``processes`` for one a core, ``ray`` or ``ray:N``.
         resume: Continue in the folder.
 
     Raises:
@@ -36,14 +38,16 @@ def demo(
     """
     from llmo import catalog
     from llmo.errors import at_least
-    from llmo.evaluation.processes import worker_count
+    from llmo.evaluation.workers import find_workers
 
     at_least(1, instances=instances)
+    found = find_workers(workers)
     train, benchmark, report = (catalog.get("experiments", name) for name in ("train", "benchmark", "report"))
-    print(f"1 of 3: PPO learns how to train small language models, on {worker_count(None)} cores")
-    train(ENV, steps=steps, demonstrations=demonstrations, seed=seed, out=out / "train", resume=resume)
+    print(f"1 of 3: PPO learns how to train small language models, on {found}")
+    train(ENV, steps=steps, demonstrations=demonstrations, seed=seed, workers=workers, out=out / "train", resume=resume)
     print(f"2 of 3: the policy against every hand rule, on {instances} training problems that it has never met")
     # The folder holds the training by now, so it is not new: what is resumed is the demo.
-    benchmark(policy=[str(out / "train" / "policy")], instances=instances, out=out, resume=True)
+    policy = [str(out / "train" / "policy")]
+    benchmark(policy=policy, instances=instances, workers=workers, out=out, resume=True)
     print("3 of 3: the report")
     report(out)

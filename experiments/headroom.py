@@ -33,7 +33,7 @@ def headroom(
     instances: int = 16,
     split: Literal["train", "dev", "test"] = "train",
     env: str = "llmo/LanguageModel-v0",
-    workers: int | None = None,
+    workers: str | int = "processes",
     resume: bool = False,
 ) -> None:
     """Measure what good decisions can be worth.
@@ -43,18 +43,18 @@ def headroom(
         instances: How many instances, from index 0.
         split: ``train``, ``dev`` or ``test``.
         env: Registered name of the environment.
-        workers: Processes; one a core by default, 0 for none but this one.
+        workers: ``0`` for this process, ``N`` or ``processes:N``, ``processes`` for one a core, ``ray`` or ``ray:N``.
         resume: Whether to continue in a folder that has episodes already.
     """
     given = locals().copy()
     from llmo.evaluation.episodes import play_all
-    from llmo.evaluation.processes import worker_count
     from llmo.evaluation.provenance import command, provenance
     from llmo.evaluation.result import tuned_job
     from llmo.evaluation.scoring_log import log_scoring
+    from llmo.evaluation.workers import find_workers
     from llmo.mdp.spec import env_spec
 
-    count = worker_count(workers)
+    found = find_workers(workers)
     env_spec(env)
     at_least(1, instances=instances)
     reference, rule = reference_rule(), best_rule()
@@ -64,7 +64,7 @@ def headroom(
         for agent in agents:
             jobs = [tuned_job(env, split, index, agent) for index in range(instances)]
             replicas = SEARCHED_TOGETHER if agent in SEARCHES else 64
-            records = play_all(jobs, out / "episodes", count, replicas, what=agent)
+            records = play_all(jobs, out / "episodes", found, replicas, what=agent)
             results += [record.result for record in records]
         content = {
             "env": env,

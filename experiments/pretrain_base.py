@@ -191,21 +191,22 @@ def table(made: list[Made]) -> str:
 
 
 @experiments.register("pretrain_base")
-def pretrain_base(out: Path = Path("llmo/tasks"), workers: int | None = None) -> None:
+def pretrain_base(out: Path = Path("llmo/tasks"), workers: str | int = "processes") -> None:
     """Make the tokenizer and all pre-trained models again.
 
     Args:
         out: Folder that gets `tokenizer.json` and `pretrained/`; the default is the package's own, from the checkout.
-        workers: Processes; one a core by default, 0 for none but this one.
+        workers: ``0`` for this process, ``N`` or ``processes:N``, ``processes`` for one a core, ``ray`` or ``ray:N``.
     """
     import numpy as np
     from tokenizers import Tokenizer
 
-    from llmo.evaluation.processes import spread, worker_count
+    from llmo.evaluation.spread import spread
+    from llmo.evaluation.workers import find_workers
     from llmo.run_dir import write_text_atomic
     from llmo.tasks.text import DOMAINS, raw_text
 
-    count = worker_count(workers)
+    found = find_workers(workers)
     models = out / "pretrained"
     models.mkdir(parents=True, exist_ok=True)
     make_tokenizer(out / "tokenizer.json")
@@ -216,7 +217,7 @@ def pretrain_base(out: Path = Path("llmo/tasks"), workers: int | None = None) ->
     )
     made: list[Made] = []
     calls = [(recipe, training[recipe.domain], validation, models) for recipe in recipes()]
-    for _, checkpoints in spread(pretrain, calls, count):
+    for _, checkpoints in spread(pretrain, calls, found):
         made += checkpoints
         print(f"{made[-1].name}: " + ", ".join(f"{name} {loss:.3f}" for name, loss in made[-1].losses.items()))
     write_text_atomic(models / "README.md", table(made))

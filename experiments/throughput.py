@@ -181,7 +181,7 @@ def one_program(pairs: int) -> Row:
         replace(build_problem(replace(instance, seed=instance.seed + i)), interval=STEPS, budget=1e18)
         for i in range(REPLICAS)
     ]
-    together = Run(ModelShape(*SHAPE), REPLICAS, "vmap")
+    together = Run(ModelShape(*SHAPE), REPLICAS, "batched")
     alone = [Run(ModelShape(*SHAPE), 1, "single") for _ in problems]
     for row, (problem, run) in enumerate(zip(problems, alone, strict=True)):
         together.load(row, problem)

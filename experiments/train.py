@@ -6,6 +6,7 @@ and checkpoints from which `--resume` continues exactly.
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,9 +15,8 @@ from llmo.errors import LlmoError, at_least
 from llmo.registry import experiments
 
 if TYPE_CHECKING:
-    from stable_baselines3.common.vec_env import VecEnv
-
     from llmo.agent import LearningAgent
+    from llmo.evaluation.workers import Workers
     from llmo.run_dir import RunDir
 
 RANDOM_SHARE = 0.1
@@ -47,7 +47,7 @@ def train(
     demonstrations: int = 256,
     reward: str = "gain",
     replicas: int = 64,
-    workers: int | None = None,
+    workers: str | int = "processes",
     resume: bool = False,
 ) -> None:
     """Learn a policy on train instances.
@@ -61,8 +61,8 @@ def train(
         teacher: Agent that is imitated first.
         demonstrations: How many episodes of the teacher; 0 learns from nothing.
         reward: ``gain``, ``relative`` or ``final``.
-        replicas: Training runs side by side, a multiple of the workers.
-        workers: Processes; one a core by default, 0 for none but this one.
+        replicas: Training runs side by side, shared evenly by the workers.
+        workers: ``0`` for this process, ``N`` or ``processes:N``, ``processes`` for one a core, ``ray`` or ``ray:N``.
         resume: Continue the run in the folder.
 
     Raises:
@@ -71,52 +71,33 @@ def train(
     from llmo import catalog
     from llmo.agent import LearningAgent
     from llmo.evaluation.demonstrations import valid_teacher
-    from llmo.evaluation.workers import population_env
+    from llmo.evaluation.workers import find_workers
     from llmo.mdp.reward import valid_reward
     from llmo.mdp.spec import env_spec
     from llmo.run_dir import RunDir
 
     at_least(1, steps=steps, replicas=replicas)
     at_least(0, demonstrations=demonstrations, seed=seed)
-    count = _workers(workers, replicas)
     env_spec(env)
     learner = catalog.make_agent(agent)
     if not isinstance(learner, LearningAgent):
         raise LlmoError("agent", agent, "one that learns, such as ppo")
     valid_teacher(teacher)
     settings = Settings(env, agent, seed, teacher, demonstrations, valid_reward(reward), replicas)
+    found = find_workers(workers, replicas)
     with RunDir(out, resume) as run:
         run.settle(asdict(settings))
-        venv = population_env(env, replicas, count, seed=seed, reward=reward)
-        try:
-            _learn(learner, venv, run, settings, steps, count)
-        finally:
-            venv.close()
+        _learn(learner, run, settings, steps, found)
         learner.save(run.path / "policy", _card(settings, run.path))
     print(f"the policy is in {out / 'policy'}")
 
 
-def _workers(asked: int | None, replicas: int) -> int:
-    """How many processes share the replicas evenly.
-
-    Raises:
-        LlmoError: As many as were asked for cannot.
-    """
-    from llmo.evaluation.processes import worker_count
-
-    count = worker_count(asked)
-    if asked is None:
-        return max(fewer for fewer in range(1, count + 1) if replicas % fewer == 0)
-    if count and replicas % count:
-        raise LlmoError("replicas", replicas, f"a multiple of the number of workers, {count}")
-    return count
-
-
-def _learn(learner: LearningAgent, venv: VecEnv, run: RunDir, settings: Settings, steps: int, workers: int) -> None:
+def _learn(learner: LearningAgent, run: RunDir, settings: Settings, steps: int, workers: Workers) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     from llmo.evaluation.demonstrations import demonstrate
     from llmo.evaluation.progress import Progress
+    from llmo.evaluation.workers import population_env
     from llmo.mdp.spec import env_spec
 
     reference = _reference_return(settings, run.path / "reference", workers)
@@ -127,14 +108,22 @@ def _learn(learner: LearningAgent, venv: VecEnv, run: RunDir, settings: Settings
         moves = demonstrate(settings.env, settings.teacher, indices, RANDOM_SHARE, settings.seed, workers)
     writer = SummaryWriter(str(run.path / "tensorboard"))
     done = latest.meta["env_steps"] if latest else 0
-    with Progress(f"{settings.agent} learns, in env steps", steps, done) as progress:
+    # Not before: the workers of a population hold their cores for good.
+    venv = population_env(settings.env, settings.replicas, workers, seed=settings.seed, reward=settings.reward)
+    lost = 0
+    with closing(venv), Progress(f"{settings.agent} learns, in env steps", steps, done) as progress:
 
         def on_update(line: dict[str, Any]) -> None:
+            nonlocal lost
+            line["lost_episodes"] = venv.lost_episodes - lost
+            lost = venv.lost_episodes
             line["reference_return"] = reference
             note = f"reference {reference:.2f}"
             if line["return"] is not None:
                 writer.add_scalar("return", line["return"], line["env_steps"])
                 note = f"return {line['return']:.2f}, {note}"
+            if lost:
+                note += f", {lost} episodes lost"
             progress.advance(line["env_steps"] - progress.done, note)
 
         space = env_spec(settings.env).space
@@ -142,7 +131,7 @@ def _learn(learner: LearningAgent, venv: VecEnv, run: RunDir, settings: Settings
     writer.close()
 
 
-def _reference_return(settings: Settings, folder: Path, workers: int) -> float:
+def _reference_return(settings: Settings, folder: Path, workers: Workers) -> float:
     """What the reference rule gains on train instances, on average: what a policy's return is compared with."""
     from llmo.catalog.tuned import reference_rule
     from llmo.evaluation.episodes import play_all

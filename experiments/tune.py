@@ -19,6 +19,7 @@ from llmo.run_dir import RunDir, write_text_atomic
 
 if TYPE_CHECKING:
     from llmo.evaluation.result import Job
+    from llmo.evaluation.workers import Workers
 
 REFERENCES = ("constant", "cosine")
 """The better of these is what benchmarks are relative to."""
@@ -57,7 +58,7 @@ def tune(
     instances: int = 64,
     agents: list[str] | None = None,
     env: str = "llmo/LanguageModel-v0",
-    workers: int | None = None,
+    workers: str | int = "processes",
     ship: bool = False,
     resume: bool = False,
 ) -> None:
@@ -68,13 +69,13 @@ def tune(
         instances: How many train instances, from index 0.
         agents: Which rules; all that have a grid by default.
         env: Registered name of the environment.
-        workers: Processes; one a core by default, 0 for none but this one.
+        workers: ``0`` for this process, ``N`` or ``processes:N``, ``processes`` for one a core, ``ray`` or ``ray:N``.
         ship: Whether to write `agents/tuned.json` too; needs all rules.
         resume: Whether to continue in a folder that has episodes already.
     """
     given = locals().copy()
-    from llmo.evaluation.processes import worker_count
     from llmo.evaluation.provenance import command
+    from llmo.evaluation.workers import find_workers
     from llmo.mdp.spec import env_spec
 
     if instances < 2:
@@ -82,10 +83,10 @@ def tune(
     if ship and agents is not None:
         raise LlmoError("--ship", f"with --agents {','.join(agents)}", "a tuning of all rules")
     classes = tunable(agents)
-    count = worker_count(workers)
+    found = find_workers(workers)
     env_spec(env)
     with RunDir(out, resume) as run:
-        result = search_rules(run.path, classes, env, instances, count)
+        result = search_rules(run.path, classes, env, instances, found)
         result["command"] = command("tune", tune, given)
         text = json.dumps(result, indent=1) + "\n"
         write_text_atomic(out / "tuned.json", text)
@@ -94,7 +95,7 @@ def tune(
     print(table(result))
 
 
-def search_rules(folder: Path, classes: dict[str, type[Any]], env: str, count: int, workers: int) -> dict[str, Any]:
+def search_rules(folder: Path, classes: dict[str, type[Any]], env: str, count: int, workers: Workers) -> dict[str, Any]:
     """Tune some rules.
 
     Args:
@@ -102,7 +103,7 @@ def search_rules(folder: Path, classes: dict[str, type[Any]], env: str, count: i
         classes: The rules' classes by registered name.
         env: Registered name of the environment.
         count: How many train instances.
-        workers: Processes; 0 plays in this one.
+        workers: Who plays.
 
     Returns:
         The content of `tuned.json`.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -48,44 +46,39 @@ def tracking_mixture(
 
 
 def draw_batches(
-    tasks: Sequence[Task],
-    seeds: Seeds,
-    steps: Steps,
-    batch: int,
-    mixtures: NDArray[np.float64],
-    roles: Sequence[tuple[int, ...]],
+    task: Task, seeds: Seeds, steps: Steps, batch: int, mixture: NDArray[np.float64], roles: NDArray[np.int64]
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """One training batch for each of n replicas.
+    """Training batches of one replica.
 
     Args:
-        tasks: Where each one's sequences come from, n of them with sequences of one length.
-        seeds: The replicas' seeds, [n].
-        steps: Their data cursors, [n].
+        task: Where the sequences come from.
+        seeds: The replica's seed, once for each batch, [S].
+        steps: Data cursors of the batches, [S].
         batch: B, sequences in each batch.
-        mixtures: Weights of the three slots, [n, 3].
-        roles: Which material each slot holds at present, [n, 3].
+        mixture: Weights of the three slots, [3].
+        roles: Which material each slot holds at each step, [S, 3].
 
     Returns:
-        Token ids [n, B, T + 1] and the slot of each sequence [n, B].
+        Token ids [S, B, T + 1] and the slot of each sequence [S, B].
     """
     u = uniform(seeds, steps, SOURCE, batch)
-    edges = np.cumsum(mixtures[:, :2], axis=1)
-    slots = (u[:, :, None] >= edges[:, None, :]).sum(-1)
-    materials = np.take_along_axis(np.asarray(roles), slots, axis=1)
+    slots = (u[:, :, None] >= np.cumsum(mixture[:2])).sum(-1)
+    materials = np.take_along_axis(roles, slots, axis=1)
     where = uniform(seeds, steps, WINDOW, batch)
-    return np.stack([task.draw(*drawn) for task, *drawn in zip(tasks, materials, where, strict=True)]), slots
+    windows = task.draw(materials.reshape(-1), where.reshape(-1))
+    return windows.reshape(len(steps), batch, -1), slots
 
 
 def corrupt(
     inputs: NDArray[np.int64], augmentation: Augmentation, seeds: Seeds, steps: Steps, vocabulary: int
 ) -> NDArray[np.int64]:
-    """Inputs of n replicas with the same augmentation, corrupted.
+    """Inputs of n batches with the same augmentation, corrupted.
 
     Args:
         inputs: Token ids [n, B, T].
         augmentation: How.
-        seeds: The replicas' seeds, [n].
-        steps: Their data cursors, [n].
+        seeds: The replica's seed of each, [n].
+        steps: Its data cursor, [n].
         vocabulary: Number of token ids.
     """
     if augmentation == "off":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -16,13 +17,38 @@ ALIGNED = 16
 
 @dataclass(frozen=True)
 class Linear:
-    """Where one linear layer's weight and its LoRA factors start, in the weight row and in the adapter row."""
+    """Where one linear layer's weight and its LoRA factors start, in the weight row and in the adapter row.
 
+    Attributes:
+        name: Of the module.
+        weight: First place of its weight in the weight row.
+        a: First place of A, [R, inputs], in the adapter row.
+        b: First place of B, [outputs, R], in the adapter row.
+        outputs: Features out.
+        inputs: Features in.
+        transposed: Whether the weight is [inputs, outputs], as GPT-2's `Conv1D` keeps it.
+    """
+
+    name: str
     weight: int
     a: int
     b: int
     outputs: int
     inputs: int
+    transposed: bool
+
+    def matrices(self, weights: Tensor) -> Tensor:
+        """The layer's weight in rows [n, P]: a view [n, outputs, inputs]."""
+        flat = weights[:, self.weight : self.weight + self.outputs * self.inputs]
+        if self.transposed:
+            return flat.view(-1, self.inputs, self.outputs).transpose(1, 2)
+        return flat.view(-1, self.outputs, self.inputs)
+
+    def factors(self, adapters: Tensor) -> tuple[Tensor, Tensor]:
+        """The layer's A [n, R, inputs] and B [n, outputs, R]: views of adapter rows [n, Q]."""
+        a = adapters[:, self.a : self.b].view(-1, MAX_RANK, self.inputs)
+        b = adapters[:, self.b : self.b + MAX_RANK * self.outputs].view(-1, self.outputs, MAX_RANK)
+        return a, b
 
 
 class Layout:
@@ -35,7 +61,7 @@ class Layout:
         size: Number of parameters.
         width: P, the length of a weight row: `size`, padded.
         adapter_width: Q, the length of an adapter row.
-        linears: The layers an adapter attaches to: every `nn.Linear` but the output head.
+        linears: The layers an adapter attaches to: every linear one but the output head, as PEFT's ``all-linear``.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -46,20 +72,23 @@ class Layout:
         self.size = sum(self.sizes)
         self.width = _padded(self.size)
         starts = dict(zip(self.names, accumulate((0, *self.sizes)), strict=False))
-        head = getattr(model, "get_output_embeddings", lambda: None)()
         self.linears: list[Linear] = []
         position = 0
-        for name, module in model.named_modules():
-            if not isinstance(module, nn.Linear) or module is head:
-                continue
-            a, b = position, position + MAX_RANK * module.in_features
-            position = b + MAX_RANK * module.out_features
-            self.linears.append(Linear(starts[f"{name}.weight"], a, b, module.out_features, module.in_features))
+        for name, outputs, inputs, transposed in _linears(model):
+            a, b = position, position + MAX_RANK * inputs
+            position = b + MAX_RANK * outputs
+            self.linears.append(Linear(name, starts[f"{name}.weight"], a, b, outputs, inputs, transposed))
         self.adapter_width = _padded(position)
 
     def flatten(self, model: nn.Module) -> Tensor:
         """A copy of the model's parameters in a row, [size]."""
         return torch.cat([p.detach().reshape(-1).float() for p in model.parameters()])
+
+    def join(self, pieces: Sequence[Tensor]) -> Tensor:
+        """Pieces [n, ...] in the order of a row, put together to rows [n, P]."""
+        flat = [piece.reshape(len(piece), -1) for piece in pieces]
+        padding = self.width - sum(piece.shape[1] for piece in flat)
+        return torch.cat([*flat, flat[0].new_zeros(len(flat[0]), padding)], 1)
 
     def unflatten(self, rows: Tensor) -> dict[str, Tensor]:
         """Views of rows [..., P] by parameter name, each [..., *shape]."""
@@ -72,3 +101,33 @@ class Layout:
 
 def _padded(size: int) -> int:
     return -(-size // ALIGNED) * ALIGNED
+
+
+def _linears(model: nn.Module) -> Iterator[tuple[str, int, int, bool]]:
+    """Name, outputs, inputs and whether it is transposed of each linear layer but the output head."""
+    from transformers.pytorch_utils import Conv1D
+
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    for name, module in model.named_modules():
+        if isinstance(module, Conv1D):
+            yield name, module.nf, module.nx, True
+        elif isinstance(module, nn.Linear) and module is not head:
+            yield name, module.out_features, module.in_features, False
+
+
+class FactorLayout(Layout):
+    """The flat order where a base is frozen and shared: a row holds LoRA factors and nothing else.
+
+    Args:
+        model: The base.
+
+    Attributes:
+        base: The layout of the base's own weights.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        self.base = Layout(model)
+        self.factors = self.base.linears
+        self.names, self.shapes, self.sizes = (), (), ()
+        self.size = self.width = self.base.adapter_width
+        self.linears, self.adapter_width = [], 0

@@ -1,6 +1,12 @@
-"""AdamW on rows: every replica its own rate, decay and step count, with torch's fused kernel."""
+"""AdamW on rows: every replica its own rate, decay and step count; clipped by the norm of its own gradient.
+
+On a CPU each row goes through torch's fused kernel. Elsewhere, and where the program is compiled, all rows go through
+one expression, which asks nothing of the host.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -10,50 +16,112 @@ BETAS = (0.9, 0.95)
 EPSILON = 1e-8
 
 
-class RowAdamW:
-    """`torch.optim.AdamW` with one parameter group a row and its moments in flat buffers.
+@dataclass(frozen=True)
+class Moments:
+    """What is trained and AdamW's memory of it, in n rows.
 
-    Args:
-        weights: What is trained, [N, P]; updated in place.
-        moments: First moments [N, P], second moments [N, P] and optimizer steps taken [N]; updated in place.
+    Attributes:
+        values: What is trained, [n, D].
+        first: First moments, [n, D].
+        second: Second moments, [n, D].
+        steps: Optimizer steps taken, [n], float32.
     """
 
-    def __init__(self, weights: Tensor, moments: tuple[Tensor, Tensor, Tensor]) -> None:
-        # Views made once: making them at every step costs as much as the kernel.
-        self._rows = list(zip(weights, *moments, strict=True))
+    values: Tensor
+    first: Tensor
+    second: Tensor
+    steps: Tensor
 
-    def first(self, row: int) -> Tensor:
-        """First moments of a row, [P]."""
-        return self._rows[row][1]
+    def part(self, rows: slice) -> Moments:
+        """Views of some of the rows."""
+        return Moments(self.values[rows], self.first[rows], self.second[rows], self.steps[rows])
 
-    def step(self, row: int, gradient: Tensor, rate: float, decay: float) -> None:
-        """One update of one row.
-
-        Args:
-            row: Which.
-            gradient: Clipped gradient, [P].
-            rate: Learning rate.
-            decay: Decoupled weight decay.
-        """
-        weights, first, second, steps = self._rows[row]
-        steps += 1
-        # What `torch.optim.AdamW(fused=True)` calls, without its bookkeeping, which costs more than the update.
-        torch._fused_adamw_(
-            [weights], [gradient], [first], [second], [], [steps],
-            lr=rate, beta1=BETAS[0], beta2=BETAS[1], weight_decay=decay, eps=EPSILON, amsgrad=False, maximize=False,
-        )  # fmt: skip
+    def copy_row(self, row: int, source: Moments, place: int) -> None:
+        """Overwrite a row with one of other moments."""
+        for name in vars(self):
+            getattr(self, name)[row] = getattr(source, name)[place]
 
     def reset(self, row: int) -> None:
         """Forget a row's moments and step count."""
-        for moment in self._rows[row][1:]:
-            moment.zero_()
+        self.first[row], self.second[row], self.steps[row] = 0, 0, 0
 
 
-def clip_rows(gradient: Tensor) -> list[float]:
-    """Scale each row [n, P] to a norm of at most `CLIP_NORM`, in place; gives the norms before."""
+def row_norms(gradient: Tensor) -> Tensor:
+    """Norms of rows [n, D], [n]."""
     # One row at a time: a reduction over all of them may add in another order when there is only one.
-    norms = [torch.linalg.vector_norm(row).item() for row in gradient]
-    for row, norm in zip(gradient, norms, strict=True):
+    return torch.stack([torch.linalg.vector_norm(row) for row in gradient])
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What one optimizer step of n rows is set to.
+
+    Attributes:
+        rates: Learning rates, [n].
+        decays: Decoupled weight decays, [n].
+        memory: How much of the current weights the running averages take in, each in (0, 1], [n].
+    """
+
+    rates: list[float]
+    decays: list[float]
+    memory: list[float]
+
+
+def update_each(
+    moments: Moments,
+    averaged: Tensor,
+    effective: Tensor,
+    gradient: Tensor,
+    norms: Tensor,
+    settings: Settings,
+    sound: Tensor,
+) -> None:
+    """Average, then update each sound row, in place, with torch's fused kernel.
+
+    Args:
+        moments: Of n rows.
+        averaged: Running averages of the effective weights, [n, P].
+        effective: The weights that the batch has seen, [n, P]; perhaps `moments.values` themselves.
+        gradient: [n, D]; scaled in place where it is clipped.
+        norms: Of the gradients, [n].
+        settings: Of the step.
+        sound: Whether each row is updated at all, bool [n].
+    """
+    flags = zip(norms.tolist(), settings.rates, settings.decays, settings.memory, sound.tolist(), strict=True)
+    for row, (norm, rate, decay, memory, good) in enumerate(flags):
+        if not good:
+            continue
+        averaged[row].lerp_(effective[row], memory)
         if norm > CLIP_NORM:
-            row.mul_(CLIP_NORM / norm)
-    return norms
+            gradient[row].mul_(CLIP_NORM / norm)
+        steps = moments.steps[row]
+        steps += 1
+        # What `torch.optim.AdamW(fused=True)` calls, without its bookkeeping, which costs more than the update.
+        torch._fused_adamw_(
+            [moments.values[row]], [gradient[row]], [moments.first[row]], [moments.second[row]], [], [steps],
+            lr=rate, beta1=BETAS[0], beta2=BETAS[1], weight_decay=decay, eps=EPSILON, amsgrad=False, maximize=False,
+        )  # fmt: skip
+
+
+def update_together(
+    moments: Moments,
+    averaged: Tensor,
+    effective: Tensor,
+    gradient: Tensor,
+    norms: Tensor,
+    settings: Settings,
+    sound: Tensor,
+) -> None:
+    """The same as `update_each` in one expression for all rows, which asks nothing of the host."""
+    rates, decays, memory = (torch.tensor(values, device=norms.device)[:, None] for values in vars(settings).values())
+    keep = sound[:, None]
+    averaged.copy_(torch.where(keep, averaged.lerp(effective, memory), averaged))
+    gradient = torch.where(keep, gradient * (CLIP_NORM / norms).clamp(max=1.0)[:, None], 0.0)
+    moments.steps.add_(sound)
+    corrections = [1 - beta ** moments.steps.clamp(min=1)[:, None] for beta in BETAS]
+    first = torch.lerp(moments.first, gradient, 1 - BETAS[0])
+    second = torch.lerp(moments.second, gradient * gradient, 1 - BETAS[1])
+    step = (rates / corrections[0]) * first / ((second / corrections[1]).sqrt() + EPSILON)
+    moments.values.copy_(torch.where(keep, moments.values * (1 - rates * decays) - step, moments.values))
+    moments.first.copy_(torch.where(keep, first, moments.first))
+    moments.second.copy_(torch.where(keep, second, moments.second))

@@ -6,62 +6,71 @@ everything random is counted, so restoring and continuing is bit-identical.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
 from llmo.budget import Cost, sequence_cost
-from llmo.engine.adapters import grow, merge
+from llmo.engine.adapters import adapted, grow, merge
 from llmo.engine.batches import fixed_mixture
+from llmo.engine.choice import make_executor, valid_device
 from llmo.engine.dropout import blocks
-from llmo.engine.executors import Executor, Single, Vmapped
-from llmo.engine.layout import MAX_RANK
-from llmo.engine.models import ModelShape, build_model
-from llmo.engine.optimizer import RowAdamW
+from llmo.engine.layout import MAX_RANK, FactorLayout
 from llmo.engine.rows import Rows
 from llmo.engine.soft_targets import SoftTargets, teacher_loss
 from llmo.engine.state import Problem, Snapshot, State
 from llmo.errors import LlmoError
 from llmo.hyperparameters import Adapter, Hyperparameters, default_learning_rate
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 FRESH_RANK = 4
 
 
 class Replicas:
-    """N replicas of one model shape.
+    """N replicas of one model.
 
     Args:
-        shape: Width and depth of every row.
+        model: Every row's architecture; with `frozen`, also the weights that all rows share.
         replicas: N, at least 1.
-        executor: ``"single"`` (N = 1 only), ``"vmap"``, or None to choose by N.
+        executor: ``single``, ``batched`` or ``compiled``; None chooses, see `make_executor`.
+        frozen: Whether the model is frozen and rows hold LoRA factors; else every row has weights of its own.
+        device: Where everything lies, such as ``cuda``.
 
     Attributes:
         states: One a row; set by `load`.
         rows: The tensors.
+        parameters: Of the model, an adapter not counted.
+        blocks: L, the model's repeated blocks.
 
     Raises:
-        LlmoError: The executor does not fit.
+        LlmoError: The executor, the number of replicas or the device does not fit.
     """
 
-    def __init__(self, shape: ModelShape, replicas: int = 1, executor: str | None = None) -> None:
-        name = executor or ("single" if replicas == 1 else "vmap")
-        if name not in ("single", "vmap"):
-            raise LlmoError("executor", name, ("single", "vmap"))
-        if replicas < 1 or (name == "single" and replicas != 1):
-            raise LlmoError("replicas", replicas, "1 for the executor 'single', at least 1 for 'vmap'")
-        model = build_model(shape, 0)
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        replicas: int = 1,
+        executor: str | None = None,
+        frozen: bool = False,
+        device: str = "cpu",
+    ) -> None:
+        if replicas < 1:
+            raise LlmoError("replicas", replicas, "at least 1")
+        self.device, self.frozen = valid_device(device), frozen
         self.config = model.config
-        self.shape = shape
-        self.executor: Executor = Single(model) if name == "single" else Vmapped(model)
+        self.parameters = sum(parameter.numel() for parameter in model.parameters())
+        self.blocks = len(blocks(model))
+        # mypy does not know `PreTrainedModel.to`.
+        on_device: Any = copy.deepcopy(model).to(self.device)  # type: ignore[arg-type]
+        self.executor = make_executor(on_device, replicas, executor, frozen)
         self.layout = self.executor.layout
-        self.rows = Rows(replicas, self.layout)
-        self.optimizer = RowAdamW(self.rows.weights, self.rows.moments)
-        self.adapter_optimizer = RowAdamW(self.rows.adapters, self.rows.adapter_moments)
+        self.rows = Rows(replicas, self.layout, self.device)
         self.states: list[State] = [None] * replicas  # type: ignore[list-item]
         self._soft_targets = SoftTargets(self.executor)
-        self._averaged = list(self.rows.averaged)
-        self._blocks = len(blocks(model))
         self._costs: dict[tuple[int, int], Cost] = {}
 
     @property
@@ -72,7 +81,13 @@ class Replicas:
     def load(self, row: int, problem: Problem) -> None:
         """Start a problem in a row, whatever was there before. Call `evaluate` for its first measurement."""
         self.rows.start(row, problem.weights)
-        state = State(problem, problem.hyperparameters, mixture=fixed_mixture(problem.hyperparameters.mixing))
+        state = State(
+            problem,
+            problem.hyperparameters,
+            adapter="lora" if problem.rank else "full",
+            rank=problem.rank,
+            mixture=fixed_mixture(problem.hyperparameters.mixing),
+        )
         if problem.teacher is not None:
             state.teacher_cost = sequence_cost(problem.teacher.config, problem.task.tokens).forward
             state.teacher_loss = teacher_loss(problem)
@@ -104,7 +119,7 @@ class Replicas:
             case "off":
                 soft = 0.0
             case "averaged":
-                soft = self.cost(0, tokens).forward
+                soft = self.cost(state.rank if self.frozen else 0, tokens).forward
             case "teacher":
                 soft = state.teacher_cost
         return state.problem.batch * (self.cost(state.rank, tokens).train + soft)
@@ -141,7 +156,7 @@ class Replicas:
     def default_rate(self, row: int) -> float:
         """The published default rate for a row's size, start and adapter."""
         state = self.states[row]
-        return default_learning_rate(self.layout.size, state.problem.start, state.adapter)
+        return default_learning_rate(self.parameters, state.problem.start, state.adapter)
 
     def relative_rate(self, row: int) -> float:
         """The rate before any decay, as a multiple of the default."""
@@ -149,23 +164,33 @@ class Replicas:
 
     # Weights and adapters
 
+    def has_own_adapter(self, row: int) -> bool:
+        """Whether a row trains LoRA factors on weights of its own."""
+        return self.states[row].rank > 0 and not self.frozen
+
     def effective(self, rows: Sequence[int]) -> Tensor:
-        """Weights with adapters merged, [len(rows), P]; `rows.weights` itself where nothing needs copying."""
-        lora = [place for place, row in enumerate(rows) if self.states[row].rank]
-        everything = list(rows) == list(range(self.replicas))
-        if everything and not lora:
-            return self.rows.weights
-        weights = self.rows.weights.clone() if everything else self.rows.weights[list(rows)]
-        if len(lora) == len(rows):
-            merge(self.layout, weights, self.rows.adapters[list(rows)])
-        elif lora:
-            weights[lora] = merge(self.layout, weights[lora], self.rows.adapters[[rows[place] for place in lora]])
+        """What the executor runs on, [len(rows), P]: weights with adapters merged, or the factors on a frozen base.
+
+        It is a view of the rows themselves where nothing needs copying.
+        """
+        first = rows[0]
+        if list(rows) == list(range(first, first + len(rows))):
+            weights = self.rows.full.values[first : first + len(rows)]
+        else:
+            weights = self.rows.full.values[list(rows)]
+        lora = [place for place, row in enumerate(rows) if self.has_own_adapter(row)]
+        if lora:
+            weights = weights.clone()
+            factors = self.rows.lora.values[[rows[place] for place in lora]]
+            weights[lora] = merge(self.layout, weights[lora], factors)
         return weights
 
     def delivered(self, row: int) -> Tensor:
-        """The weights that a row delivers, [1, P]: the best by validation, adapter merged; the first before that."""
+        """What a row delivers, [1, P]: the best by validation, an adapter of its own merged; the first before that."""
         best = slice(row, row + 1)
-        return merge(self.layout, self.rows.best_weights[best].clone(), self.rows.best_adapters[best])
+        if self.frozen:
+            return self.rows.best_weights[best]
+        return merge(self.layout, self.rows.best_weights[best].clone(), self.rows.best_factors[best])
 
     def fresh_adapter(self, row: int) -> None:
         """Freeze the weights and train a fresh LoRA adapter of rank `FRESH_RANK`; one in place is merged first."""
@@ -180,7 +205,16 @@ class Replicas:
     def _grow(self, row: int, rank: int) -> None:
         state = self.states[row]
         seed = (state.problem.seed * 1_000_003 + state.cursor) % 2**63
-        grow(self.layout, self.rows.adapters[row], state.rank, rank, seed)
+        if isinstance(self.layout, FactorLayout):
+            grow(
+                adapted(self.layout.factors, self.rows.full.values[row]),
+                self.rows.full.values[row],
+                state.rank,
+                rank,
+                seed,
+            )
+        else:
+            grow(self.layout.linears, self.rows.lora.values[row], state.rank, rank, seed)
         state.rank = rank
 
     def merge_adapter(self, row: int) -> None:
@@ -188,10 +222,10 @@ class Replicas:
         state = self.states[row]
         if not state.rank:
             return
-        self.rows.weights[row] = self.effective([row])[0]
-        self.rows.adapters[row].zero_()
-        self.optimizer.reset(row)
-        self.adapter_optimizer.reset(row)
+        self.rows.full.values[row] = self.effective([row])[0]
+        self.rows.lora.values[row] = 0
+        self.rows.full.reset(row)
+        self.rows.lora.reset(row)
         self._keep_relative_rate(row, "full")
         state.rank = 0
 
@@ -220,5 +254,5 @@ class Replicas:
 
     def load_averaged(self, row: int) -> None:
         """Set the effective weights to the running average over about two intervals; an adapter stays on."""
-        adapter = self.effective([row])[0] - self.rows.weights[row]
-        self.rows.weights[row] = self.rows.averaged[row] - adapter
+        adapter = self.effective([row])[0] - self.rows.full.values[row]
+        self.rows.full.values[row] = self.rows.averaged[row] - adapter

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from llmo.engine.layout import ALIGNED, Layout
+from llmo.engine.optimizer import Moments
 
 
 class Rows:
@@ -19,33 +20,32 @@ class Rows:
     Args:
         replicas: N.
         layout: The flat order of weights and factors.
+        device: Where they lie.
 
     Attributes:
         buffer: Everything, [N, S].
         live: What training changes and rolling back restores, [N, L].
         best: `live` at the best validation, [N, L].
-        weights: [N, P].
-        adapters: LoRA factors, [N, Q]; zero without an adapter.
-        moments: First moments, second moments and step counts of the weights: [N, P], [N, P], [N].
-        adapter_moments: The same of the factors: [N, Q], [N, Q], [N].
+        full: Weights [N, P] and their moments.
+        lora: LoRA factors [N, Q] and their moments; zero without an adapter.
         averaged: Running average of the effective weights, [N, P].
         best_weights: [N, P].
-        best_adapters: [N, Q].
+        best_factors: [N, Q].
     """
 
-    def __init__(self, replicas: int, layout: Layout) -> None:
+    def __init__(self, replicas: int, layout: Layout, device: torch.device) -> None:
         p, q = layout.width, layout.adapter_width
         widths = (p, p, p, ALIGNED, q, q, q, ALIGNED)
         size = sum(widths)
-        self.buffer = torch.zeros(replicas, 2 * size + p)
+        self.buffer = torch.zeros(replicas, 2 * size + p, device=device)
         self.live, self.best, self.averaged = self.buffer.split((size, size, p), 1)
-        self.weights, first, second, steps, self.adapters, *adapter = self.live.split(widths, 1)
-        self.moments = first, second, steps[:, 0]
-        self.adapter_moments = adapter[0], adapter[1], adapter[2][:, 0]
-        self.best_weights, _, _, _, self.best_adapters, *_ = self.best.split(widths, 1)
+        weights, first, second, steps, *lora = self.live.split(widths, 1)
+        self.full = Moments(weights, first, second, steps[:, 0])
+        self.lora = Moments(lora[0], lora[1], lora[2], lora[3][:, 0])
+        self.best_weights, _, _, _, self.best_factors, *_ = self.best.split(widths, 1)
 
     def start(self, row: int, weights: Tensor) -> None:
         """Forget a row and give it starting weights [size], its best and its average until something better comes."""
         self.buffer[row] = 0
-        for target in (self.weights, self.best_weights, self.averaged):
+        for target in (self.full.values, self.best_weights, self.averaged):
             target[row, : len(weights)] = weights

@@ -3,152 +3,101 @@
 from __future__ import annotations
 
 import math
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from llmo.engine.adapters import adapter_gradient
-from llmo.engine.batches import Seeds, Steps, corrupt, draw_batches, tracking_mixture
+from llmo.engine.adapters import adapter_gradient, merge
+from llmo.engine.batches import tracking_mixture
 from llmo.engine.dropout import dropout_masks
-from llmo.engine.measuring import GradientCosines, measurement, update_ratio
-from llmo.engine.optimizer import CLIP_NORM, clip_rows
+from llmo.engine.executors import Batch
+from llmo.engine.intervals import draw_interval
+from llmo.engine.lanes import Lane, Lanes
+from llmo.engine.measuring import measurement
+from llmo.engine.optimizer import Settings, row_norms, update_each, update_together
 from llmo.engine.replicas import Replicas
-from llmo.engine.state import State
 from llmo.measurement import Measurement
 
 _EVALUATED_AT_ONCE = 4
 
 
-@dataclass(frozen=True)
-class _Active:
-    """The rows that take the next optimizer step together, and what stays the same for them through an interval."""
-
-    rows: list[int]
-    states: list[State]
-    seeds: Seeds
-    mixtures: NDArray[np.float64]
-    dropout: NDArray[np.float64]
-    costs: list[float]
-
-    def places(self, adapter: bool) -> list[int]:
-        """Places of the rows that train an adapter, or of those that train all weights."""
-        return [place for place, state in enumerate(self.states) if (state.rank > 0) == adapter]
-
-
 class Run(Replicas):
-    """N replicas of one model shape in training; see `Replicas` for the arguments."""
+    """N replicas of one model in training; see `Replicas` for the arguments."""
 
     def train(self, rows: Sequence[int]) -> None:
         """Train each row for its affordable steps. Rows may differ in how many; a diverged row stops at once."""
-        counts = {row: self.affordable_steps(row) for row in rows}
-        cosines = GradientCosines(counts)
-        before = self.effective(rows).clone()
-        active = None
-        for step in range(max(counts.values(), default=0)):
-            going = [row for row in rows if counts[row] > step and not self.states[row].diverged]
-            if not going:
-                break
-            if active is None or active.rows != going:
-                active = self._active(going)
-            self._step(active, step, cosines)
-        for row, old, new in zip(rows, before, self.effective(rows), strict=True):
-            self.states[row].interval.update_ratio = update_ratio(old, new)
+        steps = {row: self.affordable_steps(row) for row in rows if not self.states[row].diverged}
+        kinds: dict[tuple[bool, bool], list[int]] = {}
+        for row in sorted((row for row in steps if steps[row]), key=lambda row: -steps[row]):
+            distils = self.states[row].hyperparameters.distillation != "off"
+            kinds.setdefault((self.has_own_adapter(row), distils), []).append(row)
+        for (adapter, distils), group in kinds.items():
+            waiting = deque(group)
+            lanes = Lanes(self.rows, adapter, min(len(group), self.executor.lanes or len(group)))
+            while waiting and len(lanes.active) < len(lanes.averaged):
+                lanes.add(self._lane(waiting.popleft(), steps))
+            while lanes.active:
+                ended = self._step(lanes, distils)
+                # From the last to the first: closing a gap moves a lane that goes on.
+                for place in reversed(ended):
+                    lanes.take_out(place, self._effective(lanes)[place])
+                    if waiting:
+                        lanes.replace(place, self._lane(waiting.popleft(), steps))
+                    else:
+                        lanes.close_gap(place)
 
-    def _active(self, rows: list[int]) -> _Active:
-        states = [self.states[row] for row in rows]
-        return _Active(
-            rows=rows,
-            states=states,
-            seeds=np.array([state.problem.seed for state in states], np.uint64),
-            mixtures=np.stack([state.mixture for state in states]),
-            dropout=np.array([state.hyperparameters.dropout for state in states]),
-            costs=[self.step_cost(row) for row in rows],
+    def _lane(self, row: int, steps: dict[int, int]) -> Lane:
+        """A row with its next interval."""
+        state, vocabulary = self.states[row], self.config.vocab_size
+        interval = draw_interval(row, state, steps[row], self.step_cost(row), self.default_rate(row), vocabulary)
+        return Lane(state, interval.to(self.device), self.effective([row])[0].clone())
+
+    def _effective(self, lanes: Lanes) -> Tensor:
+        """What the executor runs on: the trained values, or the weights with the factors merged in, [n, P]."""
+        values = lanes.moments.values[: len(lanes.active)]
+        if lanes.frozen is None:
+            return values
+        return merge(self.layout, lanes.frozen[: len(values)].clone(), values)
+
+    def _step(self, lanes: Lanes, distils: bool) -> list[int]:
+        """One optimizer step of every lane; the places of those whose interval has ended."""
+        active, moments = lanes.active, lanes.moments.part(slice(len(lanes.active)))
+        states = [lane.state for lane in active]
+        inputs = torch.stack([lane.interval.inputs[lane.step] for lane in active])
+        labels = torch.stack([lane.interval.labels[lane.step] for lane in active])
+        effective = self._effective(lanes)
+        soft = self._soft_targets(states, lanes.averaged[: len(active)], inputs) if distils else (None, None)
+        loss = type(states[0].problem.task).loss
+        batch = Batch(inputs, labels, loss, self._dropout(active, inputs), *soft)
+        losses, gradient = self.executor.gradient(effective, batch)
+        if lanes.frozen is not None:
+            gradient = adapter_gradient(self.layout, gradient, moments.values)
+        norms = row_norms(gradient)
+        sound = torch.isfinite(losses).all(1) & torch.isfinite(norms) & lanes.alive[: len(active)]
+        for place, lane in enumerate(active):
+            lane.look(gradient[place], moments.first[place])
+            lane.losses.append(losses[place])
+            lane.norms.append(norms[place])
+        settings = Settings(
+            [lane.interval.rates[lane.step] for lane in active],
+            [state.hyperparameters.weight_decay for state in states],
+            [1 / max(2, 2 * state.problem.interval) for state in states],
         )
+        update = update_each if self.device.type == "cpu" else update_together
+        update(moments, lanes.averaged[: len(active)], effective, gradient, norms, settings, sound)
+        return lanes.advance(sound)
 
-    def _step(self, active: _Active, step: int, cosines: GradientCosines) -> None:
-        """One optimizer step of some rows, the `step`-th of the interval."""
-        rows, states = active.rows, active.states
-        task = states[0].problem.task
-        cursors = np.array([state.cursor for state in states], np.int64)
-        inputs, labels, slots = self._batches(active, cursors)
-        weights = self.effective(rows)
-        teacher, share = self._soft_targets(states, [self._averaged[row] for row in rows], inputs)
-        masks = dropout_masks(
-            active.seeds, cursors, active.dropout, (self._blocks, *inputs.shape[1:], self.shape.width)
-        )
-        losses, gradient = self.executor.gradient(
-            weights, inputs, lambda logits: task.loss(logits, labels, teacher, share), masks
-        )
-        sound = torch.isfinite(losses).all(1).tolist()
-        self._update(active, gradient, weights, sound, step, cosines)
-        self._tally(active, losses.double().numpy(), slots)
-
-    def _batches(self, active: _Active, cursors: Steps) -> tuple[Tensor, Tensor, NDArray[np.int64]]:
-        """Inputs [n, B, T], labels [n, B, T] and slots [n, B] of the next training batch of each row."""
-        states = active.states
-        sequences, slots = draw_batches(
-            [state.problem.task for state in states],
-            active.seeds,
-            cursors,
-            states[0].problem.batch,
-            active.mixtures,
-            [state.roles for state in states],
-        )
-        inputs, labels = sequences[:, :, :-1].copy(), sequences[:, :, 1:].copy()
-        kinds = [state.hyperparameters.augmentation for state in states]
-        for kind in set(kinds) - {"off"}:
-            places = [place for place, other in enumerate(kinds) if other == kind]
-            inputs[places] = corrupt(
-                inputs[places], kind, active.seeds[places], cursors[places], self.config.vocab_size
-            )
-        return torch.from_numpy(inputs), torch.from_numpy(labels), slots
-
-    def _update(
-        self, active: _Active, gradient: Tensor, weights: Tensor, sound: list[bool], step: int, cosines: GradientCosines
-    ) -> None:
-        """Clip, then average and AdamW on the rows that are still sound; the others have diverged."""
-        for adapter, optimizer in ((False, self.optimizer), (True, self.adapter_optimizer)):
-            places = active.places(adapter)
-            if not places:
-                continue
-            part = gradient if len(places) == len(active.rows) else gradient[places]
-            if adapter:
-                part = adapter_gradient(self.layout, part, self.rows.adapters[[active.rows[i] for i in places]])
-            for place, row_gradient, norm in zip(places, part, clip_rows(part), strict=True):
-                row, state = active.rows[place], active.states[place]
-                if not (sound[place] and math.isfinite(norm)):
-                    state.diverged = True
-                    continue
-                interval = state.interval
-                interval.steps += 1
-                interval.norm += norm
-                interval.clipped += norm > CLIP_NORM
-                interval.learning_rate = self.learning_rate(row)
-                cosines.look(row, step, row_gradient, optimizer.first(row), interval)
-                # The average takes in the weights that the batch has seen; the update may change them in place.
-                self._averaged[row].lerp_(weights[place], 1 / max(2, 2 * state.problem.interval))
-                state.averaged_steps += 1
-                optimizer.step(row, row_gradient, interval.learning_rate, state.hyperparameters.weight_decay)
-
-    @staticmethod
-    def _tally(active: _Active, losses: NDArray[np.float64], slots: NDArray[np.int64]) -> None:
-        """Charge the step, move the cursors on, and sum the losses [n, B] up by the slots [n, B] they came from."""
-        belongs = slots[:, :, None] == np.arange(3)
-        counts = belongs.sum(1)
-        # `where` and not a product: a diverged row's NaN stays out of the sums, and an Inf times 0 would be one.
-        sums = np.where(belongs, losses[:, :, None], 0.0).sum(1)
-        means = losses.mean(1).tolist()
-        for place, (state, cost) in enumerate(zip(active.states, active.costs, strict=True)):
-            state.cursor += 1
-            state.charge(cost)
-            if not state.diverged:
-                state.interval.loss += means[place]
-                state.interval.source_loss += sums[place]
-                state.interval.source_count += counts[place]
+    def _dropout(self, active: list[Lane], inputs: Tensor) -> Tensor | None:
+        """Dropout masks of the lanes' next step, [n, L, B, T, width]; None where no lane drops."""
+        rates = np.array([lane.state.hyperparameters.dropout for lane in active])
+        seeds = np.array([lane.state.problem.seed for lane in active], np.uint64)
+        cursors = np.array([lane.cursor for lane in active])
+        shape = (self.blocks, *inputs.shape[1:], self.config.hidden_size)
+        masks = dropout_masks(seeds, cursors, rates, shape)
+        return None if masks is None else masks.to(self.device)
 
     def evaluate(self, rows: Sequence[int]) -> list[Measurement]:
         """A validation pass of some rows: their measurements, in order. Keeps the best weights so far."""
@@ -156,8 +105,8 @@ class Run(Replicas):
         for start in range(0, len(rows), _EVALUATED_AT_ONCE):
             part = list(rows[start : start + _EVALUATED_AT_ONCE])
             tasks = [self.states[row].problem.task for row in part]
-            inputs = torch.stack([task.validation.inputs for task in tasks])
-            labels = torch.stack([task.validation.labels for task in tasks])
+            inputs = torch.stack([task.validation.inputs for task in tasks]).to(self.device)
+            labels = torch.stack([task.validation.labels for task in tasks]).to(self.device)
             losses = tasks[0].score(self.executor.logits(self.effective(part), inputs), labels)
             for row, loss in zip(part, losses.tolist(), strict=True):
                 self.states[row].charge(self.evaluation_cost(row))
@@ -167,25 +116,25 @@ class Run(Replicas):
     def _close(self, row: int, loss: float) -> Measurement:
         """End a row's interval with a validation loss."""
         state = self.states[row]
-        interval = state.interval
-        state.interval = type(interval)()
+        sums = state.interval
+        state.interval = type(sums)()
         state.diverged |= not math.isfinite(loss)
         state.loss = math.inf if state.diverged else loss
         if state.loss < state.best_loss:
             state.best_loss = state.loss
             state.best_state = (state.hyperparameters, state.adapter, state.rank)
             self.rows.best[row] = self.rows.live[row]
-        seen = interval.source_count > 0
-        state.source_loss[seen] = interval.source_loss[seen] / interval.source_count[seen]
-        if state.hyperparameters.mixing == "tracking" and interval.steps and not state.diverged:
+        seen = sums.source_count > 0
+        state.source_loss[seen] = sums.source_loss[seen] / sums.source_count[seen]
+        if state.hyperparameters.mixing == "tracking" and sums.steps and not state.diverged:
             state.mixture = tracking_mixture(state.mixture, state.source_loss, state.loss)
-        return measurement(state, interval)
+        return measurement(state, sums)
 
     def test_loss(self, row: int) -> float:
         """Test loss of the delivered (best by validation) weights; for scoring only, and charged to nobody."""
         task = self.states[row].problem.task
-        weights, losses = self.delivered(row), []
-        for start in range(0, len(task.test.inputs), 64):
-            inputs, labels = task.test.inputs[None, start : start + 64], task.test.labels[None, start : start + 64]
+        weights, losses, size = self.delivered(row), [], len(task.validation.inputs)
+        for start in range(0, len(task.test.inputs), size):
+            inputs, labels = (part[None, start : start + size].to(self.device) for part in vars(task.test).values())
             losses.append(task.score(self.executor.logits(weights, inputs), labels).item() * inputs.shape[1])
         return sum(losses) / len(task.test.inputs)

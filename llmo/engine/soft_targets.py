@@ -9,9 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmo.engine.executors import Executor, Single, Vmapped, causal_inputs
+from llmo.engine.compiled import Compiled
+from llmo.engine.executors import Executor, causal_inputs
 from llmo.engine.layout import Layout
+from llmo.engine.single import Single
 from llmo.engine.state import Problem, State
+from llmo.engine.vmapped import Vmapped
 
 DISTILLATION_WEIGHT = 0.5
 """Share of the loss that comes from the soft targets."""
@@ -29,41 +32,32 @@ class SoftTargets:
 
     def __init__(self, executor: Executor) -> None:
         self._executor = executor
-        self._programs: dict[str, Vmapped] = {}
+        self._programs: dict[str, Executor] = {}
         self._teachers: dict[int, tuple[Any, str, Tensor]] = {}
 
     @torch.no_grad()
-    def __call__(
-        self, states: Sequence[State], averaged: Sequence[Tensor], inputs: Tensor
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Soft targets of n replicas for a training batch.
+    def __call__(self, states: Sequence[State], averaged: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Soft targets of n replicas, all of which distil, for a training batch.
 
         Args:
             states: The replicas, n.
-            averaged: Averaged weights of each, n of [P].
+            averaged: Averaged weights of each, [n, P].
             inputs: Token ids [n, B, T].
 
         Returns:
-            Probabilities [k, B, T, V] of the k replicas that distil, in order, and their share in the loss of each
-            replica [n]; None twice when no replica distils.
+            Probabilities [n, B, T, V], and their share in the loss of each replica [n].
         """
-        modes = [state.hyperparameters.distillation for state in states]
-        taught = [place for place, mode in enumerate(modes) if mode != "off"]
-        if not taught:
-            return None, None
         logits: dict[int, Tensor] = {}
-        own = [place for place in taught if modes[place] == "averaged"]
+        own = [place for place, state in enumerate(states) if state.hyperparameters.distillation == "averaged"]
         if own:
-            rows = self._executor.logits(torch.stack([averaged[place] for place in own]), inputs[own])
-            logits.update(zip(own, rows, strict=True))
-        others = [place for place in taught if modes[place] == "teacher"]
+            logits.update(zip(own, self._executor.logits(averaged[own], inputs[own]), strict=True))
+        teachers = {place: state.problem.teacher for place, state in enumerate(states) if place not in logits}
         if isinstance(self._executor, Single):
-            logits.update((place, teacher_logits(states[place].problem, inputs[place])) for place in others)
+            logits.update((place, teacher_logits(teacher, inputs[place])) for place, teacher in teachers.items())
         else:
-            logits.update(self._together({place: states[place].problem.teacher for place in others}, inputs))
-        share = torch.zeros(len(states))
-        share[taught] = DISTILLATION_WEIGHT
-        return torch.stack([logits[place] for place in taught]).softmax(-1), share
+            logits.update(self._together(teachers, inputs))
+        share = torch.full((len(states),), DISTILLATION_WEIGHT, device=inputs.device)
+        return torch.stack([logits[place] for place in range(len(states))]).softmax(-1), share
 
     def _together(self, teachers: dict[int, Any], inputs: Tensor) -> dict[int, Tensor]:
         """Logits [B, T, V] by place, one program for each shape of teacher."""
@@ -72,7 +66,9 @@ class SoftTargets:
             if id(teacher) not in self._teachers:
                 shape = teacher.config.to_json_string()
                 if shape not in self._programs:
-                    self._programs[shape] = Vmapped(copy.deepcopy(teacher))
+                    program = Vmapped(copy.deepcopy(teacher))
+                    compiled = isinstance(self._executor, Compiled)
+                    self._programs[shape] = Compiled(program) if compiled else program
                 self._teachers[id(teacher)] = teacher, shape, Layout(teacher).flatten(teacher)
             groups.setdefault(self._teachers[id(teacher)][1], []).append(place)
         logits: dict[int, Tensor] = {}
@@ -83,13 +79,13 @@ class SoftTargets:
 
 
 @torch.no_grad()
-def teacher_logits(problem: Problem, inputs: Tensor) -> Tensor:
-    """Logits [B, T, V] of a problem's teacher."""
-    result: Tensor = problem.teacher(input_ids=inputs, **causal_inputs(inputs.shape[-1])).logits
+def teacher_logits(teacher: Any, inputs: Tensor) -> Tensor:
+    """Logits [B, T, V] of one teacher."""
+    result: Tensor = teacher(**causal_inputs(inputs)).logits
     return result
 
 
 def teacher_loss(problem: Problem) -> float:
     """Validation loss of a problem's teacher, nats per token."""
     examples = problem.task.validation
-    return problem.task.score(teacher_logits(problem, examples.inputs)[None], examples.labels[None]).item()
+    return problem.task.score(teacher_logits(problem.teacher, examples.inputs)[None], examples.labels[None]).item()

@@ -22,7 +22,7 @@ class Problem:
 
     Attributes:
         task: Data and loss.
-        weights: Starting weights, [size].
+        weights: What training starts from: all weights [size], or LoRA factors on a frozen base.
         teacher: A larger model of the same vocabulary, or None.
         start: From scratch, or pre-trained.
         hyperparameters: To start with.
@@ -31,6 +31,7 @@ class Problem:
         batch: Sequences in one optimizer step, at least 1.
         budget: FLOPs.
         seed: Of the replica's random streams, 0 to 2**63 - 1.
+        rank: Of the LoRA factors it starts with; 0 where it starts with all weights.
     """
 
     task: Task
@@ -43,10 +44,11 @@ class Problem:
     batch: int
     budget: float
     seed: int
+    rank: int = 0
 
 
 @dataclass
-class Interval:
+class Sums:
     """Sums over what happened since the last evaluation; `steps` counts the updates of the weights."""
 
     steps: int = 0
@@ -61,7 +63,7 @@ class Interval:
     learning_rate: float = 0.0
     cost: float = 0.0
 
-    def copy(self) -> Interval:
+    def copy(self) -> Sums:
         """A copy that shares nothing that changes."""
         result = copy.copy(self)
         result.source_loss, result.source_count = self.source_loss.copy(), self.source_count.copy()
@@ -110,7 +112,7 @@ class State:
     averaged_steps: int = 0
     diverged: bool = False
     schedule: Schedule | None = None
-    interval: Interval = field(default_factory=Interval)
+    interval: Sums = field(default_factory=Sums)
 
     @property
     def share(self) -> float:
@@ -120,7 +122,10 @@ class State:
     @property
     def roles(self) -> tuple[int, ...]:
         """Which material each slot holds now; the world changes with the budget spent and never goes back."""
-        share = self.share
+        return self.roles_at(self.share)
+
+    def roles_at(self, share: float) -> tuple[int, ...]:
+        """Which material each slot holds when a share of the budget is spent."""
         return [roles for since, roles in self.problem.roles if since <= share][-1]
 
     def charge(self, flops: float) -> None:

@@ -65,7 +65,7 @@ def _environment_with(name: str) -> str:
 def states(env: str) -> Walk:
     """A walk through the states of a run, the same for every action of an environment."""
     spec = env_spec(env)
-    population = Population(spec, 2, executor="vmap")
+    population = Population(spec, 2, executor="batched")
     instance = _with_a_teacher(spec)
     population.reset({0: instance, 1: instance})
     untaken, choose = set(range(len(spec.menu))), np.random.default_rng(0)

@@ -11,8 +11,9 @@ from numpy.typing import NDArray
 from llmo import catalog
 from llmo.agent import Agent, LearningAgent
 from llmo.errors import LlmoError
-from llmo.evaluation.processes import spread
 from llmo.evaluation.progress import Progress
+from llmo.evaluation.spread import spread
+from llmo.evaluation.workers import Workers
 from llmo.mdp.population import Population
 from llmo.mdp.spec import env_spec
 
@@ -37,7 +38,7 @@ class Demonstrations:
 
 
 def demonstrate(
-    env: str, teacher: str, indices: Sequence[int], random_share: float, seed: int, workers: int, replicas: int = 32
+    env: str, teacher: str, indices: Sequence[int], random_share: float, seed: int, workers: Workers, replicas: int = 32
 ) -> Demonstrations:
     """Let a teacher play train instances.
 
@@ -47,7 +48,7 @@ def demonstrate(
         indices: The train instances.
         random_share: Share of the moves that are random instead, so that every action of the menu is seen, 0 to 1.
         seed: Of those.
-        workers: Processes; 0 plays in this one.
+        workers: Who plays.
         replicas: Episodes played together.
 
     Raises:
@@ -78,7 +79,7 @@ def valid_teacher(name: str) -> None:
 
 def _play(env: str, teacher: str, indices: Sequence[int], random_share: float, seed: int) -> Demonstrations:
     spec = env_spec(env)
-    population = Population(spec, len(indices), executor="vmap")
+    population = Population(spec, len(indices), executor="batched")
     agent: Agent = catalog.make_agent(teacher)
     agent.bind(spec.space)
     agent.reset(list(indices))

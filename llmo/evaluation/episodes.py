@@ -1,4 +1,4 @@
-"""Plays many episodes over processes, one file each, and continues where it was stopped."""
+"""Plays many episodes over workers, one file each, and continues where it was stopped."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llmo.errors import LlmoError
-from llmo.evaluation.processes import spread
 from llmo.evaluation.progress import Progress
 from llmo.evaluation.result import EpisodeRecord, Job
 from llmo.evaluation.rollout import chunks, play
+from llmo.evaluation.spread import spread
+from llmo.evaluation.workers import Workers
 from llmo.registry import valid_name
 from llmo.tasks.text import load_corpus
 
@@ -26,7 +27,7 @@ def episode_file(job: Job) -> Path:
 def play_all(
     jobs: Sequence[Job],
     folder: Path,
-    workers: int,
+    workers: Workers,
     replicas: int = 64,
     what: str = "episodes",
     place: Place = episode_file,
@@ -36,8 +37,8 @@ def play_all(
     Args:
         jobs: What to play.
         folder: Where the files lie.
-        workers: Processes; 0 plays in this one.
-        replicas: Episodes that one process plays together.
+        workers: Who plays.
+        replicas: Episodes that one worker plays together.
         what: For the progress line.
         place: Where a job's file lies.
 
@@ -48,7 +49,7 @@ def play_all(
         LlmoError: A file belongs to another job or another corpus, or cannot be read.
     """
     waiting = [job for job in jobs if not (folder / place(job)).exists()]
-    share = max(1, -(-len(waiting) // max(1, 2 * workers)))
+    share = max(1, -(-len(waiting) // max(1, 2 * workers.count)))
     groups = chunks(waiting, min(replicas, share))
     with Progress(what, len(jobs), len(jobs) - len(waiting)) as progress:
         for number, records in spread(play, [(group,) for group in groups], workers):

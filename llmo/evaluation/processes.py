@@ -1,30 +1,28 @@
-"""Work spread over processes of one thread each; what comes out does not depend on how many there are."""
+"""What every process does that works for another one, and one that takes calls."""
 
 from __future__ import annotations
 
 import multiprocessing
 import os
 import signal
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, TypeVar
+from multiprocessing.context import BaseContext
+from typing import Any
 
-from llmo.errors import LlmoError, WorkerError
+PRELOADED = ("llmo.evaluation.rollout", "llmo.evaluation.worker", "transformers.models.llama.modeling_llama")
+"""What is slow to import and needed by every worker."""
 
-T = TypeVar("T")
+
+class WorkerLost(Exception):
+    """A process that worked for this one has died or gives no answer; the text says which, as in "has ended"."""
 
 
-def worker_count(asked: int | None) -> int:
-    """How many processes to use: as many as asked for, 0 for none but this one, or one a core.
-
-    Raises:
-        LlmoError: The number is negative.
-    """
-    if asked is not None and asked < 0:
-        raise LlmoError("workers", asked, "a number of processes, 0 to work in this one")
-    if asked is not None:
-        return asked
+def cores() -> int:
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
@@ -35,41 +33,68 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
-def prepare_worker() -> None:
-    """What every worker process does first: one thread, and leave an interrupt to the process that started it."""
+def context() -> BaseContext:
+    """How worker processes begin: as copies of one that has imported the libraries, where the system can do that."""
+    if sys.platform != "linux":
+        return multiprocessing.get_context("spawn")
+    server = multiprocessing.get_context("forkserver")
+    server.set_forkserver_preload(list(PRELOADED))
+    return server
+
+
+def prepare_worker(environment: Mapping[str, str]) -> None:
+    """What every worker process does first.
+
+    It takes over the environment variables of the process that started it, leaves an interrupt to that one, does not
+    outlive it, and uses one thread.
+    """
+    os.environ.clear()
+    os.environ.update(environment)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     one_thread()
 
 
-def spread(function: Callable[..., T], calls: Sequence[tuple[Any, ...]], workers: int) -> Iterator[tuple[int, T]]:
-    """Call a function with each tuple of arguments.
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
-    Args:
-        function: What to call; it and its arguments can be pickled where there are workers.
-        calls: The arguments of each call.
-        workers: Processes; 0 calls it in this one.
 
-    Returns:
-        The place of each call and what it gave, as they finish.
+class ProcessLane:
+    """A process that takes one call after another; when it has died, the next call begins a new one."""
 
-    Raises:
-        WorkerError: A process has ended before its work was done.
-    """
-    if not workers:
-        one_thread()
-        for place, arguments in enumerate(calls):
-            yield place, function(*arguments)
-        return
-    others = set(multiprocessing.active_children())
-    pool = ProcessPoolExecutor(workers, multiprocessing.get_context("spawn"), initializer=prepare_worker)
-    try:
-        futures = {pool.submit(function, *arguments): place for place, arguments in enumerate(calls)}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    except BrokenProcessPool as error:
-        raise WorkerError("a worker process has ended before its work was done; --resume goes on") from error
-    finally:
-        # Nobody waits for what is still being worked on after an interrupt or an error.
-        pool.shutdown(wait=False, cancel_futures=True)
-        for process in set(multiprocessing.active_children()) - others:
-            process.terminate()
+    def __init__(self) -> None:
+        self._pool: ProcessPoolExecutor | None = None
+        self._process: multiprocessing.process.BaseProcess | None = None
+
+    def submit(self, function: Callable[..., Any], arguments: Sequence[Any]) -> Future[Any]:
+        """Begin a call; the function and its arguments can be pickled."""
+        if self._pool is not None:
+            return self._pool.submit(function, *arguments)
+        others = set(multiprocessing.active_children())
+        self._pool = ProcessPoolExecutor(1, context(), initializer=prepare_worker, initargs=(dict(os.environ),))
+        future = self._pool.submit(function, *arguments)
+        (self._process,) = set(multiprocessing.active_children()) - others
+        return future
+
+    def outcome(self, future: Future[Any]) -> Any:
+        """What a finished call gave or raised.
+
+        Raises:
+            WorkerLost: The process has died.
+        """
+        try:
+            return future.result()
+        except BrokenProcessPool as error:
+            self.close()
+            raise WorkerLost("has ended") from error
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        if self._pool is not None:
+            self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._process is not None:
+            self._process.terminate()
+        self._pool = self._process = None

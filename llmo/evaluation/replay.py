@@ -130,7 +130,7 @@ def _groups(episodes: Sequence[Episode]) -> Iterator[list[Episode]]:
 
     for (_, executor, _, _), group in groupby(sorted(episodes, key=key), key):
         alike = list(group)
-        together = TOGETHER if executor == "vmap" else 1
+        together = TOGETHER if executor == "batched" else 1
         yield from (alike[first : first + together] for first in range(0, len(alike), together))
 
 

@@ -29,7 +29,7 @@ class Job:
         parameters: Its parameters by name, sorted; what is left out has its tuned value.
         seed: Seed of what is random in the agent.
         budget: Multiple of the instance's own budget.
-        executor: ``vmap`` or ``single``.
+        executor: ``single``, ``batched`` or ``compiled``.
         policy_sha256: Of the weights that a learned agent plays; empty for all others.
     """
 
@@ -40,7 +40,7 @@ class Job:
     parameters: tuple[tuple[str, Any], ...] = ()
     seed: int = 0
     budget: float = 1.0
-    executor: str = "vmap"
+    executor: str = "batched"
     policy_sha256: str = ""
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from llmo.agent import Schedule
 from llmo.diagnostics.features import observe
 from llmo.diagnostics.history import History
-from llmo.engine.models import ModelShape
+from llmo.engine.models import ModelShape, build_model, load_pretrained
 from llmo.engine.run import Run
 from llmo.engine.state import Snapshot as RowSnapshot
 from llmo.errors import LlmoError
@@ -87,7 +87,8 @@ class Population:
         replicas: N, at least 1.
         reward: ``gain``, ``relative`` or ``final``.
         strict: Whether choosing a masked action raises, instead of running `keep`.
-        executor: ``"single"`` or ``"vmap"``; None chooses by N. The two agree within rounding.
+        executor: ``single``, ``batched`` or ``compiled``; None chooses by N. They agree within rounding.
+        device: Where the runs lie, such as ``cuda``.
 
     Attributes:
         episodes: By slot; None before the first reset.
@@ -104,22 +105,23 @@ class Population:
         reward: str = "gain",
         strict: bool = False,
         executor: str | None = None,
+        device: str = "cpu",
     ) -> None:
         if replicas < 1:
             raise LlmoError("replicas", replicas, "at least 1")
         self.spec, self.replicas, self.reward, self.strict = spec, replicas, valid_reward(reward), strict
         self.episodes: list[Episode | None] = [None] * replicas
-        self.executor = executor
-        self._runs: dict[ModelShape, Run] = {}
+        self.executor, self.device = executor, device
+        self._runs: dict[tuple[ModelShape, str], Run] = {}
         self._keep = spec.menu.index("keep")
         self._reference: ReferenceCurves | None = None
         if reward == "relative":
-            other = Population(spec, replicas, executor=executor)
+            other = Population(spec, replicas, executor=executor, device=device)
             self._reference = ReferenceCurves(other.keep_to_the_end, replicas)
 
     def run_of(self, slot: int) -> Run:
         """The run whose row `slot` trains the slot's model."""
-        return self._run(self.episode(slot).instance.shape)
+        return self._run(self.episode(slot).instance)
 
     def episode(self, slot: int) -> Episode:
         """The slot's episode.
@@ -140,7 +142,7 @@ class Population:
             schedules: Learning-rate schedule by slot, for rules that set the rate at every optimizer step.
         """
         for slot, instance in instances.items():
-            run = self._run(instance.shape)
+            run = self._run(instance)
             problem = self.spec.build(instance)
             run.load(slot, problem)
             run.states[slot].schedule = (schedules or {}).get(slot)
@@ -248,16 +250,20 @@ class Population:
         """Test loss of the delivered weights; for scoring only."""
         return self.run_of(slot).test_loss(slot)
 
-    def _run(self, shape: ModelShape) -> Run:
-        if shape not in self._runs:
-            self._runs[shape] = Run(shape, self.replicas, self.executor)
-        return self._runs[shape]
+    def _run(self, instance: Instance) -> Run:
+        """The run of all slots whose models have this instance's shape, and its base if that is frozen and shared."""
+        shape, base = instance.shape, self.spec.frozen_base(instance)
+        if (shape, base) not in self._runs:
+            model = load_pretrained(base) if base else build_model(shape, 0)
+            self._runs[shape, base] = Run(model, self.replicas, self.executor, bool(base), self.device)
+        return self._runs[shape, base]
 
     def _by_run(self, slots: Sequence[int]) -> list[tuple[Run, list[int]]]:
-        groups: dict[ModelShape, list[int]] = {}
+        groups: dict[int, tuple[Run, list[int]]] = {}
         for slot in slots:
-            groups.setdefault(self.episode(slot).instance.shape, []).append(slot)
-        return [(self._run(shape), rows) for shape, rows in groups.items()]
+            run = self.run_of(slot)
+            groups.setdefault(id(run), (run, []))[1].append(slot)
+        return list(groups.values())
 
 
 def valid_action(action: Any, count: int) -> int:

@@ -11,12 +11,17 @@ from stable_baselines3.common.vec_env import VecEnv
 
 from llmo.mdp.env import spaces
 from llmo.mdp.spec import env_spec
-from llmo.mdp.stream import Stream
+from llmo.mdp.stream import Stream, valid_seed
 
 
 class SlotVecEnv(VecEnv):
-    """What SB3 asks of an object that holds all slots itself, instead of one environment a slot."""
+    """What SB3 asks of an object that holds all slots itself, instead of one environment a slot.
 
+    Attributes:
+        lost_episodes: How many episodes were truncated because the worker that held them was lost.
+    """
+
+    lost_episodes = 0
     # SB3 asks for it before its own constructor sets it.
     render_mode: str | None = None
 
@@ -66,7 +71,7 @@ class PopulationVecEnv(SlotVecEnv):
     ) -> None:
         spec = env_spec(env)
         self._stream = Stream(spec, replicas, split, reward, budget_scale, first_slot)
-        self._stream.seed(seed)
+        self._next_seed: int | None = valid_seed(seed)
         self._returns = np.zeros(replicas)
         self._lengths = np.zeros(replicas, np.int64)
         self._actions: NDArray[np.int64] = np.zeros(replicas, np.int64)
@@ -74,11 +79,19 @@ class PopulationVecEnv(SlotVecEnv):
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Set the seed of the instances that come after the next reset; None for 0."""
-        self._stream.seed(seed or 0)
-        return [seed or 0] * self.num_envs
+        self._next_seed = valid_seed(seed or 0)
+        return [self._next_seed] * self.num_envs
+
+    def continue_from(self, seed: int, begun: Sequence[int]) -> None:
+        """Go on with a seed after the episodes that each slot has begun with it elsewhere, from the next reset."""
+        self._next_seed = None
+        self._stream.seed(seed, begun)
 
     def reset(self) -> NDArray[np.float32]:
         """Begin an episode in every slot; observations [N, F]."""
+        if self._next_seed is not None:
+            self._stream.seed(self._next_seed)
+            self._next_seed = None
         self.reset_infos = self._stream.reset()
         self._returns[:] = 0
         self._lengths[:] = 0

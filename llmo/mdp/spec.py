@@ -22,6 +22,8 @@ class EnvSpec:
         menu: Names of the actions, in the order of their indices; ``"keep"`` is among them.
         draw: ``(split, index, budget scale)`` to an instance.
         build: An instance to the problem that the engine trains.
+        frozen_base: An instance to the name of the pre-trained model whose frozen weights its run shares with others;
+            empty where every run trains weights of its own.
         actions: The actions themselves, made from the menu.
 
     Raises:
@@ -32,6 +34,7 @@ class EnvSpec:
     menu: tuple[str, ...]
     draw: Callable[[str, int, float], Instance]
     build: Callable[[Instance], Problem]
+    frozen_base: Callable[[Instance], str] = lambda instance: ""
     actions: tuple[Action, ...] = field(init=False)
 
     def __post_init__(self) -> None:

@@ -62,21 +62,23 @@ class Stream:
         if first_slot < 0:
             raise LlmoError("first slot", first_slot, "a number from 0")
         spec.draw(split, 0, budget_scale)
-        self.population = Population(spec, replicas, reward, executor="vmap")
+        self.population = Population(spec, replicas, reward, executor="batched")
         self.split, self.budget_scale, self.first_slot = split, budget_scale, first_slot
         self._seed = 0
         self._begun = [0] * replicas
 
-    def seed(self, seed: int) -> None:
-        """Draw the instances from another seed, from the first again.
+    def seed(self, seed: int, begun: Sequence[int] | None = None) -> None:
+        """Draw the instances of the episodes to come from another seed.
+
+        Args:
+            seed: An integer from 0.
+            begun: How many episodes each slot has begun with it already, here or elsewhere; none by default.
 
         Raises:
             LlmoError: It is no integer from 0.
         """
-        if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0:
-            raise LlmoError("seed", seed, "an integer from 0")
-        self._seed = int(seed)
-        self._begun = [0] * self.population.replicas
+        self._seed = valid_seed(seed)
+        self._begun = [0] * self.population.replicas if begun is None else list(begun)
 
     def reset(self) -> list[dict[str, Any]]:
         """Begin an episode in every slot; the infos."""
@@ -125,6 +127,17 @@ class Stream:
             instances[slot] = self.population.spec.draw(self.split, index, self.budget_scale)
             self._begun[slot] += 1
         self.population.reset(instances)
+
+
+def valid_seed(seed: Any) -> int:
+    """A seed of instances.
+
+    Raises:
+        LlmoError: It is no integer from 0.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, numbers.Integral) or seed < 0:
+        raise LlmoError("seed", seed, "an integer from 0")
+    return int(seed)
 
 
 def drawn_instance(seed: int, slot: int, episode: int) -> int:

@@ -30,14 +30,12 @@ class SoftTargetCrossEntropy(torch.autograd.Function):
         # The most probable token has exp(0) / total, so no second exponential is needed, and nothing underflows.
         normaliser = logits.amax(-1, keepdim=True) - probabilities.amax(-1, keepdim=True).log()
         hard = (normaliser - logits.gather(-1, labels[..., None])).squeeze(-1)
-        trained, taught = hard.clone(), None
+        trained = hard.clone()
         if teacher is not None and weight is not None:
-            taught = weight.nonzero().squeeze(1)
-            share = weight[taught].view(-1, 1, 1)
-            cross = normaliser[taught].squeeze(-1) - (teacher * logits[taught]).sum(-1)
+            share = weight.view(-1, 1, 1)
+            cross = normaliser.squeeze(-1) - (teacher * logits).sum(-1)
             entropy = torch.special.entr(teacher).sum(-1)
-            trained[taught] = (1 - share) * hard[taught] + share * (cross - entropy)
-        ctx.taught = taught
+            trained = (1 - share) * hard + share * (cross - entropy)
         ctx.save_for_backward(probabilities, labels, teacher, weight)
         ctx.mark_non_differentiable(hard)
         return trained, hard
@@ -47,11 +45,11 @@ class SoftTargetCrossEntropy(torch.autograd.Function):
         """Closed form, see the class."""
         probabilities, labels, teacher, weight = ctx.saved_tensors
         upstream = gradients[0][..., None]
+        share = 0.0 if weight is None else weight.view(-1, 1, 1, 1)
         result = probabilities * upstream
-        share = torch.zeros(1) if weight is None else weight.view(-1, 1, 1, 1)
         result.scatter_add_(-1, labels[..., None], upstream * (share - 1))
         if teacher is not None:
-            result[ctx.taught] -= teacher * (upstream * share)[ctx.taught]
+            result -= teacher * (upstream * share)
         return result, None, None, None
 
 
@@ -82,15 +80,14 @@ class CausalLM(Task):
     def draw(self, material: NDArray[np.int64], u: NDArray[np.float64]) -> NDArray[np.int64]:
         """See `Task.draw`: a window at a uniform offset."""
         windows = np.empty((len(material), self.tokens + 1), np.int64)
-        for window, index, where in zip(windows, material.tolist(), u.tolist(), strict=True):
-            source = self.sources[index]
-            start = int(where * (len(source) - self.tokens))
-            window[:] = source[start : start + self.tokens + 1]
+        for index, source in enumerate(self.sources):
+            (places,) = np.nonzero(material == index)
+            starts = (u[places] * (len(source) - self.tokens)).astype(np.int64)
+            windows[places] = source[starts[:, None] + np.arange(self.tokens + 1)]
         return windows
 
-    def loss(
-        self, logits: Tensor, labels: Tensor, teacher: Tensor | None, weight: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    @staticmethod
+    def loss(logits: Tensor, labels: Tensor, teacher: Tensor | None, weight: Tensor | None) -> tuple[Tensor, Tensor]:
         """See `Task.loss`."""
         result: tuple[Tensor, Tensor] = SoftTargetCrossEntropy.apply(logits, labels, teacher, weight)
         return result

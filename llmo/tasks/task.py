@@ -54,16 +54,15 @@ class Task(ABC):
             Token ids [B, T + 1]; inputs are all but the last column, labels all but the first.
         """
 
+    @staticmethod
     @abstractmethod
-    def loss(
-        self, logits: Tensor, labels: Tensor, teacher: Tensor | None, weight: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        """The loss per position, of n replicas.
+    def loss(logits: Tensor, labels: Tensor, teacher: Tensor | None, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The loss per position, of n replicas; the same for every task of a class, as they train in one program.
 
         Args:
             logits: [n, B, T, V].
             labels: [n, B, T].
-            teacher: Teacher probabilities [k, B, T, V] of the k replicas with a positive weight, in order; or None.
+            teacher: Teacher probabilities [n, B, T, V], anything finite where the weight is zero; or None.
             weight: Share of the loss that comes from the teacher, [n], in [0, 1]; None without a teacher.
 
         Returns:

@@ -37,7 +37,7 @@ def instance() -> Instance:
     raise AssertionError("no such instance")
 
 
-@pytest.fixture(params=["single", "vmap"])
+@pytest.fixture(params=["single", "batched"])
 def population(request: pytest.FixtureRequest, instance: Instance) -> Iterator[Population]:
     population = Population(SPEC, 1, executor=request.param)
     population.reset({0: instance})
@@ -59,7 +59,7 @@ def prepare(population: Population, name: str) -> None:
     for before in BEFORE.get(name, ()):
         if before == "wreck":
             run = population.run_of(0)
-            run.rows.weights[0] *= 3
+            run.rows.full.values[0] *= 3
             step(population, "keep")
         else:
             step(population, before)
@@ -114,12 +114,12 @@ def test_rolling_back_halves_the_rate_each_time_and_gives_no_budget_back(populat
     run = population.run_of(0)
     best = run.relative_rate(0)
     for halvings in (1, 2):
-        run.rows.weights[0] *= 3
+        run.rows.full.values[0] *= 3
         step(population, "keep")
         assert run.states[0].loss > run.states[0].best_loss
         spent = run.states[0].spent
         SPEC.actions[SPEC.menu.index("rollback")].apply(run, 0)
-        assert torch.equal(run.rows.weights[0], run.rows.best_weights[0])
+        assert torch.equal(run.rows.full.values[0], run.rows.best_weights[0])
         assert run.relative_rate(0) == pytest.approx(best / 2**halvings)
         assert run.states[0].spent == spent
 

@@ -63,7 +63,7 @@ def same(a: Snapshot, b: Snapshot) -> bool:
 
 def test_searching_leaves_the_run_as_it_was() -> None:
     spec = env_spec(ENV)
-    population = Population(spec, 2, executor="vmap")
+    population = Population(spec, 2, executor="batched")
     population.reset({slot: spec.draw("train", index, BUDGET) for slot, index in enumerate((TOO_HIGH, 33))})
     agent = catalog.make_agent("search_3")
     agent.bind(spec.space)

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from llmo.engine.adapters import adapter_gradient, merge
 from llmo.engine.batches import draw_batches
-from llmo.engine.layout import MAX_RANK
+from llmo.engine.executors import Batch
 from llmo.engine.models import ModelShape, build_model
 from llmo.engine.optimizer import BETAS, CLIP_NORM
 from llmo.engine.run import Run
@@ -23,14 +23,14 @@ MakeProblem = Callable[..., Problem]
 
 def adapted(problem: Problem, rank: int, executor: str = "single") -> Run:
     """A run with an adapter whose B is not zero any more."""
-    run = Run(SHAPE, 1, executor)
+    run = Run(build_model(SHAPE, 0), 1, executor)
     run.load(0, problem)
     run.fresh_adapter(0)
     while run.states[0].rank < rank:
         run.grow_adapter(0)
     torch.manual_seed(0)
     for linear in run.layout.linears:
-        b = run.rows.adapters[0, linear.b : linear.b + MAX_RANK * linear.outputs].view(linear.outputs, MAX_RANK)
+        _, b = factors(run, linear)
         b[:, :rank] = 0.05 * torch.randn(linear.outputs, rank)
     return run
 
@@ -55,9 +55,9 @@ def layers(peft: Any) -> list[Any]:
 
 
 def factors(run: Run, linear: Any, row: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    row = run.rows.adapters[0] if row is None else row
-    a = row[linear.a : linear.b].view(MAX_RANK, linear.inputs)
-    return a, row[linear.b : linear.b + MAX_RANK * linear.outputs].view(linear.outputs, MAX_RANK)
+    row = run.rows.lora.values[0] if row is None else row
+    a, b = linear.factors(row[None])
+    return a[0], b[0]
 
 
 @pytest.mark.parametrize("rank", [4, 8])
@@ -71,10 +71,9 @@ def test_logits_and_gradients_are_pefts(make_problem: MakeProblem, rank: int) ->
     torch.testing.assert_close(run.executor.logits(weights, examples.inputs[None])[0], logits, rtol=1e-5, atol=1e-6)
 
     cross_entropy(logits.flatten(0, 1), examples.labels.flatten()).backward()
-    _, gradient = run.executor.gradient(
-        weights, examples.inputs[None], lambda z: problem.task.loss(z, examples.labels[None], None, None), None
-    )
-    found = adapter_gradient(run.layout, gradient, run.rows.adapters)[0]
+    batch = Batch(examples.inputs[None], examples.labels[None], problem.task.loss)
+    _, gradient = run.executor.gradient(weights, batch)
+    found = adapter_gradient(run.layout, gradient, run.rows.lora.values)[0]
     for linear, module in zip(run.layout.linears, layers(peft), strict=True):
         a, b = factors(run, linear, found)
         torch.testing.assert_close(a[:rank], module.lora_A["default"].weight.grad, rtol=1e-4, atol=1e-7)
@@ -82,7 +81,7 @@ def test_logits_and_gradients_are_pefts(make_problem: MakeProblem, rank: int) ->
         assert torch.all(a[rank:] == 0) and torch.all(b[:, rank:] == 0)
 
 
-@pytest.mark.parametrize("executor", ["single", "vmap"])
+@pytest.mark.parametrize("executor", ["single", "batched"])
 def test_optimizer_steps_are_those_of_peft_with_torch_adamw(make_problem: MakeProblem, executor: str) -> None:
     steps = 8
     problem = make_problem(interval=steps, learning_rate=0.03)
@@ -93,9 +92,8 @@ def test_optimizer_steps_are_those_of_peft_with_torch_adamw(make_problem: MakePr
     decay = state.hyperparameters.weight_decay
     optimizer = torch.optim.AdamW(trained, lr=run.learning_rate(0), betas=BETAS, weight_decay=decay)
     for step in range(steps):
-        sequences, _ = draw_batches(
-            [problem.task], np.array([problem.seed], np.uint64), np.array([step]), 2, state.mixture[None], [(0, 1, 2)]
-        )
+        seeds, roles = np.array([problem.seed], np.uint64), np.array([[0, 1, 2]])
+        sequences, _ = draw_batches(problem.task, seeds, np.array([step]), 2, state.mixture, roles)
         tokens = torch.from_numpy(sequences[0])
         logits = peft(input_ids=tokens[:, :-1]).logits
         cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).backward()
@@ -110,7 +108,7 @@ def test_optimizer_steps_are_those_of_peft_with_torch_adamw(make_problem: MakePr
     merged = peft.merge_and_unload()
     expected = run.layout.flatten(merged)
     torch.testing.assert_close(run.effective([0])[0, : len(expected)], expected, rtol=1e-3, atol=1e-5)
-    assert torch.equal(run.rows.weights[0, : len(expected)], problem.weights)
+    assert torch.equal(run.rows.full.values[0, : len(expected)], problem.weights)
 
 
 @pytest.mark.parametrize("change", ["fresh_adapter", "grow_adapter", "merge_adapter"])
@@ -127,24 +125,24 @@ def test_a_change_of_adapter_keeps_the_function(make_problem: MakeProblem, chang
 
 
 def test_a_swap_back_and_forth_starts_its_optimizers_afresh(make_problem: MakeProblem) -> None:
-    run = Run(SHAPE, 1)
+    run = Run(build_model(SHAPE, 0), 1)
     run.load(0, make_problem())
     run.train([0])
     run.fresh_adapter(0)
     run.train([0])
-    assert run.rows.adapter_moments[2][0] == 4
+    assert run.rows.lora.steps[0] == 4
     run.merge_adapter(0)
-    for moment in (*run.rows.moments, *run.rows.adapter_moments):
-        assert torch.all(moment == 0)
-    assert torch.all(run.rows.adapters == 0)
+    for moments in (run.rows.full, run.rows.lora):
+        assert not any(part.any() for part in (moments.first, moments.second, moments.steps))
+    assert torch.all(run.rows.lora.values == 0)
 
 
 def test_merging_is_the_product_of_the_factors(make_problem: MakeProblem) -> None:
     problem = make_problem()
     run = adapted(problem, 8)
-    merged = merge(run.layout, run.rows.weights.clone(), run.rows.adapters)
+    merged = merge(run.layout, run.rows.full.values.clone(), run.rows.lora.values)
     linear = run.layout.linears[-1]
     a, b = factors(run, linear)
     here = slice(linear.weight, linear.weight + linear.outputs * linear.inputs)
-    change = (merged - run.rows.weights)[0, here].view(linear.outputs, linear.inputs)
+    change = (merged - run.rows.full.values)[0, here].view(linear.outputs, linear.inputs)
     torch.testing.assert_close(change, 2 * b @ a, rtol=1e-4, atol=1e-6)

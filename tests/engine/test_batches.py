@@ -31,9 +31,9 @@ def test_tracking_goes_to_the_source_whose_loss_is_nearest_and_keeps_a_floor() -
 
 def test_slots_follow_the_mixture_and_roles_say_which_material_a_slot_holds() -> None:
     task, n = planted_task(), 200
-    mixture = np.tile(fixed_mixture("source_1"), (n, 1))
-    roles = [(2, 0, 1)] * n
-    sequences, slots = draw_batches([task] * n, np.arange(n, dtype=np.uint64), np.arange(n), 20, mixture, roles)
+    roles = np.tile([2, 0, 1], (n, 1))
+    seeds = np.full(n, 5, np.uint64)
+    sequences, slots = draw_batches(task, seeds, np.arange(n), 20, fixed_mixture("source_1"), roles)
     assert sequences.shape == (n, 20, 9) and slots.shape == (n, 20)
     assert np.array_equal(sequences[..., 0] // 1000, np.array([2, 0, 1])[slots])
     assert np.all(np.diff(sequences, axis=-1) == 1)
@@ -43,15 +43,16 @@ def test_slots_follow_the_mixture_and_roles_say_which_material_a_slot_holds() ->
     assert starts.min() == 0 and starts.max() == 50 - 9
 
 
-def test_a_replicas_batch_is_the_same_alone() -> None:
-    tasks, n = [planted_task() for _ in range(5)], 5
-    seeds, steps = np.arange(n, dtype=np.uint64) + 11, np.arange(n) * 7
-    mixtures = np.stack([fixed_mixture(m) for m in ("uniform", "source_1", "source_2", "source_3", "uniform")])
-    together, _ = draw_batches(tasks, seeds, steps, 4, mixtures, [(0, 1, 2)] * n)
-    for row in range(n):
-        one = slice(row, row + 1)
-        alone, _ = draw_batches(tasks[one], seeds[one], steps[one], 4, mixtures[one], [(0, 1, 2)])
-        assert np.array_equal(together[row], alone[0])
+def test_a_batch_follows_from_its_cursor_and_not_from_how_many_are_drawn() -> None:
+    task, n = planted_task(), 5
+    seeds, steps, roles = np.full(n, 11, np.uint64), np.arange(n) * 7, np.tile([0, 1, 2], (n, 1))
+    together, _ = draw_batches(task, seeds, steps, 4, fixed_mixture("uniform"), roles)
+    for batch in range(n):
+        one = slice(batch, batch + 1)
+        alone, _ = draw_batches(task, seeds[one], steps[one], 4, fixed_mixture("uniform"), roles[one])
+        assert np.array_equal(together[batch], alone[0])
+    other, _ = draw_batches(task, seeds + np.uint64(1), steps, 4, fixed_mixture("uniform"), roles)
+    assert not np.array_equal(together, other)
 
 
 def test_token_noise_hits_its_share_with_ids_of_the_vocabulary() -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from llmo.engine.models import ModelShape
+from llmo.engine.models import ModelShape, build_model
 from llmo.engine.run import Run
 from llmo.engine.state import Problem
 from llmo.measurement import Measurement
@@ -38,7 +38,7 @@ def train(make_problem: MakeProblem, places: dict[int, int], replicas: int, exec
         executor: Its name.
         interval: Optimizer steps of an interval; every third seed takes one less, every fifth one more.
     """
-    run = Run(SHAPE, replicas, executor)
+    run = Run(build_model(SHAPE, 0), replicas, executor)
     for row, seed in places.items():
         steps = interval - (seed % 3 == 1) + (seed % 5 == 4)
         run.load(row, make_problem(seed, interval=steps, teacher=True, **setting(seed)))
@@ -58,7 +58,7 @@ def train(make_problem: MakeProblem, places: dict[int, int], replicas: int, exec
 
 
 def test_single_and_vmap_agree_after_twenty_steps(make_problem: MakeProblem) -> None:
-    together = train(make_problem, {row: row for row in range(6)}, 6, "vmap", 10)
+    together = train(make_problem, {row: row for row in range(6)}, 6, "batched", 10)
     for seed in range(6):
         ((tensors, measured, test_loss),) = train(make_problem, {0: seed}, 1, "single", 10).values()
         other, others, other_loss = together[seed]
@@ -71,12 +71,12 @@ def test_single_and_vmap_agree_after_twenty_steps(make_problem: MakeProblem) -> 
 
 
 def test_a_row_has_the_same_bits_alone_in_any_population_and_at_any_place(make_problem: MakeProblem) -> None:
-    seven = train(make_problem, {row: row for row in range(7)}, 7, "vmap", 4)
-    reversed_ = train(make_problem, {6 - row: row for row in range(7)}, 7, "vmap", 4)
+    seven = train(make_problem, {row: row for row in range(7)}, 7, "batched", 4)
+    reversed_ = train(make_problem, {6 - row: row for row in range(7)}, 7, "batched", 4)
     for seed in range(7):
-        alone = train(make_problem, {0: seed}, 1, "vmap", 4)
-        two = train(make_problem, {0: (seed + 1) % 7, 1: seed}, 2, "vmap", 4)
-        part = train(make_problem, {4: seed}, 7, "vmap", 4)
+        alone = train(make_problem, {0: seed}, 1, "batched", 4)
+        two = train(make_problem, {0: (seed + 1) % 7, 1: seed}, 2, "batched", 4)
+        part = train(make_problem, {4: seed}, 7, "batched", 4)
         for other in (reversed_, alone, two, part):
             assert torch.equal(seven[seed][0], other[seed][0])
             # As text: NaN is not equal to itself.
@@ -85,7 +85,7 @@ def test_a_row_has_the_same_bits_alone_in_any_population_and_at_any_place(make_p
 
 def test_explicit_mask_and_positions_are_what_the_model_builds_itself(make_problem: MakeProblem) -> None:
     problem = make_problem()
-    run = Run(SHAPE, 1)
+    run = Run(build_model(SHAPE, 0), 1)
     run.load(0, problem)
     inputs = problem.task.validation.inputs
     logits = run.executor.logits(run.effective([0]), inputs[None])[0]

@@ -21,7 +21,7 @@ MakeProblem = Callable[..., Problem]
 
 
 def started(problem: Problem, executor: str = "single") -> Run:
-    run = Run(SHAPE, 1, executor)
+    run = Run(build_model(SHAPE, 0), 1, executor)
     run.load(0, problem)
     run.evaluate([0])
     return run
@@ -29,7 +29,7 @@ def started(problem: Problem, executor: str = "single") -> Run:
 
 def test_every_pass_is_charged(make_problem: MakeProblem) -> None:
     problem = make_problem(teacher=True)
-    run = Run(SHAPE, 1)
+    run = Run(build_model(SHAPE, 0), 1)
     run.load(0, problem)
     state, task = run.states[0], problem.task
     plain = run.cost(0, task.tokens)
@@ -69,12 +69,12 @@ def test_training_stops_where_the_budget_ends(make_problem: MakeProblem) -> None
 
 
 def test_rows_train_for_as_many_steps_as_each_can_pay(make_problem: MakeProblem) -> None:
-    run = Run(SHAPE, 3)
+    run = Run(build_model(SHAPE, 0), 3)
     for row in range(3):
         run.load(row, make_problem(row, interval=2 + row))
     run.train([0, 1, 2])
     assert [m.optimizer_steps for m in run.evaluate([0, 1, 2])] == [2, 3, 4]
-    assert run.rows.moments[2].tolist() == [2, 3, 4]
+    assert run.rows.full.steps.tolist() == [2, 3, 4]
 
 
 def test_a_schedule_sets_the_rate_at_every_step_from_the_budget_spent(make_problem: MakeProblem) -> None:
@@ -107,7 +107,7 @@ def test_what_is_trained_on_follows_the_roles(make_problem: MakeProblem) -> None
     planted = CausalLM(tokens, task.validation.inputs.numpy(), task.test.inputs.numpy())
     losses = {}
     for role in range(3):
-        run = Run(SHAPE, 1)
+        run = Run(build_model(SHAPE, 0), 1)
         run.load(0, replace(make_problem(learning_rate=1e-9), task=planted, roles=((0.0, (role,) * 3),)))
         logits = run.executor.logits(run.effective([0]), torch.full((1, 1, 7), int(tokens[role][0])))
         losses[role] = float(-logits.log_softmax(-1)[0, 0, :, tokens[role][0]].mean())
@@ -125,20 +125,20 @@ def test_rolling_back_restores_weights_and_settings_but_gives_no_budget_back(mak
     run.change(0, learning_rate=3.0, regularisation=4, mixing="source_3")
     run.fresh_adapter(0)
     run.train([0])
-    run.rows.weights[0] *= 5
+    run.rows.full.values[0] *= 5
     assert run.evaluate([0])[0].validation_loss > run.states[0].best_loss
     spent, cursor = run.states[0].spent, run.states[0].cursor
     run.load_best(0)
     state = run.states[0]
     assert torch.equal(run.rows.live[0], best)
-    assert torch.equal(run.rows.averaged[0], run.rows.weights[0])
+    assert torch.equal(run.rows.averaged[0], run.rows.full.values[0])
     assert (state.spent, state.cursor) == (spent, cursor)
     assert (state.rank, state.adapter) == (0, "full")
     assert state.hyperparameters == replace(settings, mixing="source_3")
 
 
 def test_rolling_back_needs_something_to_go_back_to(make_problem: MakeProblem) -> None:
-    run = Run(SHAPE, 1)
+    run = Run(build_model(SHAPE, 0), 1)
     run.load(0, make_problem())
     with pytest.raises(LlmoError, match="roll back"):
         run.load_best(0)
@@ -146,13 +146,13 @@ def test_rolling_back_needs_something_to_go_back_to(make_problem: MakeProblem) -
 
 def test_averaged_weights_are_the_running_mean_of_what_the_batches_saw(make_problem: MakeProblem) -> None:
     run = started(make_problem(interval=1))
-    expected = run.rows.weights[0].clone()
+    expected = run.rows.full.values[0].clone()
     for _ in range(6):
-        expected = 0.5 * expected + 0.5 * run.rows.weights[0]
+        expected = 0.5 * expected + 0.5 * run.rows.full.values[0]
         run.train([0])
     torch.testing.assert_close(run.rows.averaged[0], expected)
     run.load_averaged(0)
-    assert torch.equal(run.rows.weights[0], run.rows.averaged[0])
+    assert torch.equal(run.rows.full.values[0], run.rows.averaged[0])
     run.fresh_adapter(0)
     run.train([0])
     run.train([0])
@@ -164,7 +164,7 @@ def test_averaged_weights_are_the_running_mean_of_what_the_batches_saw(make_prob
 @pytest.mark.parametrize("poison", ["rate", "weights"])
 def test_a_diverged_row_keeps_its_best_and_harms_no_other(make_problem: MakeProblem, poison: str) -> None:
     def play(with_bad: bool) -> tuple[Run, list[str]]:
-        run = Run(SHAPE, 3, "vmap")
+        run = Run(build_model(SHAPE, 0), 3, "batched")
         rows = [0, 1, 2] if with_bad else [0, 2]
         for row in rows:
             run.load(row, make_problem(row, interval=20))
@@ -172,8 +172,8 @@ def test_a_diverged_row_keeps_its_best_and_harms_no_other(make_problem: MakeProb
         if with_bad and poison == "rate":
             run.change(1, learning_rate=1e6, regularisation=4)
         elif with_bad:
-            run.rows.weights[1, 3] = math.nan
-        moments = run.rows.moments[0][1].clone()
+            run.rows.full.values[1, 3] = math.nan
+        moments = run.rows.full.first[1].clone()
         told = []
         for _ in range(3):
             run.train(rows)
@@ -186,9 +186,9 @@ def test_a_diverged_row_keeps_its_best_and_harms_no_other(make_problem: MakeProb
             assert math.isfinite(bad.update_ratio) and math.isfinite(bad.gradient_norm)
             first = make_problem(1).weights
             assert torch.equal(run.delivered(1)[0, : len(first)], first)
-            assert not run.rows.moments[0][1].isnan().any() and not run.rows.moments[1][1].isnan().any()
+            assert not run.rows.full.first[1].isnan().any() and not run.rows.full.second[1].isnan().any()
             if poison == "weights":
-                assert bad.optimizer_steps == 0 and torch.equal(run.rows.moments[0][1], moments)
+                assert bad.optimizer_steps == 0 and torch.equal(run.rows.full.first[1], moments)
         return run, told
 
     bad, told = play(True)
@@ -217,8 +217,8 @@ def plain_gradient(problem: Problem, cursor: int) -> torch.Tensor:
     model = build_model(SHAPE, 0)
     torch.nn.utils.vector_to_parameters(problem.weights, model.parameters())
     seeds, steps = np.array([problem.seed], np.uint64), np.array([cursor], np.int64)
-    mixtures = np.full((1, 3), 1 / 3)
-    sequences, _ = draw_batches([problem.task], seeds, steps, problem.batch, mixtures, [problem.roles[0][1]])
+    roles = np.array([problem.roles[0][1]])
+    sequences, _ = draw_batches(problem.task, seeds, steps, problem.batch, np.full(3, 1 / 3), roles)
     windows = torch.from_numpy(sequences[0])
     logits = model(windows[:, :-1]).logits
     torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten()).backward()
@@ -228,8 +228,9 @@ def plain_gradient(problem: Problem, cursor: int) -> torch.Tensor:
 
 def test_executor_and_replicas_are_checked() -> None:
     with pytest.raises(LlmoError, match="executor"):
-        Run(SHAPE, 1, "vmapp")
+        Run(build_model(SHAPE, 0), 1, "vmapp")
     with pytest.raises(LlmoError, match="replicas"):
-        Run(SHAPE, 2, "single")
-    with pytest.raises(LlmoError, match="replicas"):
-        Run(SHAPE, 0)
+        Run(build_model(SHAPE, 0), 0)
+    for device in ("cuda:99", "nowhere"):
+        with pytest.raises(LlmoError, match="device"):
+            Run(build_model(SHAPE, 0), device=device)

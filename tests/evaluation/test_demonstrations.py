@@ -25,7 +25,7 @@ def test_the_moves_give_the_returns_when_they_are_made_again() -> None:
         assert np.array_equal(getattr(moves, name), getattr(spread, name))
 
     spec = env_spec(ENV)
-    population = Population(spec, 1, executor="vmap")
+    population = Population(spec, 1, executor="batched")
     place = 0
     for index, total in zip(indices, moves.totals, strict=True):
         population.reset({0: spec.draw("train", index, 1.0)})

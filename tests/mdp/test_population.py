@@ -49,10 +49,10 @@ def test_an_episode_is_the_same_at_every_place(spec: EnvSpec, replicas: int, pla
     tried: frozenset[int] = frozenset()
     for seed, cheap in enumerate(instances(spec, 2, teacher=True)):
         instance = spec.draw("train", cheap.index, 0.8)
-        alone = Population(spec, executor="vmap")
+        alone = Population(spec, executor="batched")
         alone.reset({0: instance})
         others = tuple(other for other in range(replicas) if other != place)
-        population = Population(spec, replicas, executor="vmap")
+        population = Population(spec, replicas, executor="batched")
         population.reset({place: instance, **{o: spec.draw("train", 50 + o, SCALE) for o in others}})
         expected = play(alone, 0, seed, known=tried)
         found = play(population, place, seed, others, known=tried)
@@ -66,7 +66,7 @@ def test_an_episode_is_the_same_at_every_place(spec: EnvSpec, replicas: int, pla
 def test_the_two_executors_agree_within_rounding(spec: EnvSpec) -> None:
     (instance,) = instances(spec, 1)
     losses = []
-    for executor in ("single", "vmap"):
+    for executor in ("single", "batched"):
         population = Population(spec, executor=executor)
         population.reset({0: instance})
         steps = [population.step({0: spec.menu.index(name)})[0] for name in ("rate_default", "keep")]

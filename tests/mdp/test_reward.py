@@ -50,7 +50,7 @@ def test_relative_is_the_gain_less_that_of_the_reference(spec: EnvSpec) -> None:
     assert math.fsum(relative) == pytest.approx(math.fsum(gains) - reference.gain(instance, 0.0, 1.0))
 
 
-@pytest.mark.parametrize("executor", ["single", "vmap"])
+@pytest.mark.parametrize("executor", ["single", "batched"])
 def test_the_reference_itself_gets_nothing(spec: EnvSpec, executor: str) -> None:
     instance = spec.draw("dev", 5, SCALE)
     population = Population(spec, reward="relative", executor=executor)

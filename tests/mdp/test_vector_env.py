@@ -44,7 +44,7 @@ def test_both_adapters_and_single_slots_play_the_same() -> None:
         gymnasium.make_vec(NAME, 2, split="dev", budget_scale=SCALE),
     )
     spec, rng = env_spec(NAME), np.random.default_rng(0)
-    alone = [Population(spec, executor="vmap") for _ in range(2)]
+    alone = [Population(spec, executor="batched") for _ in range(2)]
     begun = [0, 0]
 
     def begin(slot: int) -> None:

@@ -1,0 +1,115 @@
+"""A row's next interval, drawn in advance: batches, rates and costs follow from the row's state and counters alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llmo.engine.batches import corrupt, draw_batches
+from llmo.engine.optimizer import CLIP_NORM
+from llmo.engine.state import State
+
+
+@dataclass(frozen=True)
+class Interval:
+    """What a row does in S optimizer steps.
+
+    Attributes:
+        row: Which.
+        first: Data cursor of its first batch.
+        inputs: Token ids, [S, B, T].
+        labels: [S, B, T].
+        slots: Which slot each sequence came from, [S, B].
+        rates: Learning rates, [S].
+        cost: FLOPs of a step.
+    """
+
+    row: int
+    first: int
+    inputs: Tensor
+    labels: Tensor
+    slots: NDArray[np.int64]
+    rates: list[float]
+    cost: float
+
+    def to(self, device: torch.device) -> Interval:
+        """The same with its tensors on a device."""
+        return replace(self, inputs=self.inputs.to(device), labels=self.labels.to(device))
+
+    @property
+    def steps(self) -> int:
+        """S."""
+        return len(self.rates)
+
+
+def draw_interval(row: int, state: State, steps: int, cost: float, default_rate: float, vocabulary: int) -> Interval:
+    """The next interval of a row.
+
+    Args:
+        row: Which.
+        state: Its state.
+        steps: S, at least 1.
+        cost: FLOPs of a step.
+        default_rate: What a schedule multiplies.
+        vocabulary: Number of token ids.
+    """
+    problem, settings = state.problem, state.hyperparameters
+    shares = [min(1.0, (state.spent + step * cost) / problem.budget) for step in range(steps)]
+    cursors = np.arange(state.cursor, state.cursor + steps)
+    seeds = np.full(steps, problem.seed, np.uint64)
+    roles = np.array([state.roles_at(share) for share in shares])
+    windows, slots = draw_batches(problem.task, seeds, cursors, problem.batch, state.mixture, roles)
+    inputs = corrupt(windows[:, :, :-1], settings.augmentation, seeds, cursors, vocabulary)
+    if state.schedule is not None:
+        rates = [default_rate * state.schedule(share) for share in shares]
+    else:
+        rates = [settings.rate_at(share) for share in shares]
+    labels = torch.from_numpy(windows[:, :, 1:].copy())
+    return Interval(row, state.cursor, torch.from_numpy(inputs.copy()), labels, slots, rates, cost)
+
+
+def tally(state: State, interval: Interval, losses: NDArray[np.float64], norms: NDArray[np.float64]) -> None:
+    """Charge the steps that were taken, move the cursor on, and sum up what they measured.
+
+    Args:
+        state: The row's; it has diverged at the first step whose loss or norm is not finite, and stopped there.
+        interval: What it was to do.
+        losses: Reported loss of each sequence, [steps, B].
+        norms: Norm of each gradient before clipping, [steps].
+    """
+    sums = state.interval
+    sound = np.isfinite(losses).all(1) & np.isfinite(norms)
+    updates = len(sound) if sound.all() else int(sound.argmin())
+    taken = min(len(sound), updates + 1)
+    state.diverged |= updates < taken
+    state.cursor += taken
+    state.charge(taken * interval.cost)
+    sums.steps += updates
+    state.averaged_steps += updates
+    losses, norms, slots = losses[:updates], norms[:updates], interval.slots[:updates]
+    sums.loss += float(losses.mean(1).sum())
+    sums.norm += float(norms.sum())
+    sums.clipped += int((norms > CLIP_NORM).sum())
+    for slot in range(3):
+        sums.source_loss[slot] += losses[slots == slot].sum()
+        sums.source_count[slot] += (slots == slot).sum()
+    if updates:
+        sums.learning_rate = interval.rates[updates - 1]
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Cosine of two vectors, -1 to 1; 0 where one of them is zero."""
+    scale = torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b)
+    return torch.where(scale > 0, torch.dot(a, b) / scale, 0.0)
+
+
+def update_ratio(before: Tensor, after: Tensor) -> float:
+    """Norm of a change of weights [P] over the norm of the weights; 0 where it is not finite."""
+    change, scale = torch.linalg.vector_norm(after - before).item(), torch.linalg.vector_norm(after).item()
+    ratio = change / scale if scale > 0 else 0.0
+    return ratio if math.isfinite(ratio) else 0.0

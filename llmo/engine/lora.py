@@ -1,0 +1,70 @@
+"""Many LoRA adapters on one frozen base in one program: the base runs once on the n * B sequences of all replicas.
+
+Each linear layer adds 2 B A x of the replica that a sequence belongs to, by two batched products (the idea of serving
+many adapters at once, Chen et al. 2023, "Punica", here with gradients).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from llmo.engine.adapters import SCALING
+from llmo.engine.dropout import BlockDropout
+from llmo.engine.executors import Batch, causal_inputs
+from llmo.engine.layout import FactorLayout, Linear
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+
+class BatchedLora:
+    """n replicas that share the frozen base; a row holds a replica's factors.
+
+    Args:
+        model: The base; it gets hooks, and its parameters are frozen.
+        lanes: How many rows are trained side by side; None for all.
+    """
+
+    def __init__(self, model: PreTrainedModel, lanes: int | None = None) -> None:
+        self.layout, self.lanes = FactorLayout(model), lanes
+        self.model = model.train().requires_grad_(False)
+        self.dropout = BlockDropout(model)
+        self._factors: dict[str, tuple[Tensor, Tensor]] = {}
+        modules = dict(model.named_modules())
+        for linear in self.layout.factors:
+            modules[linear.name].register_forward_hook(self._hook(linear))
+
+    def _hook(self, linear: Linear) -> Any:
+        def hook(_module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
+            a, b = self._factors[linear.name]
+            x = inputs[0].reshape(len(a), -1, linear.inputs)
+            change = torch.bmm(torch.bmm(x, a.transpose(1, 2)), b.transpose(1, 2))
+            return torch.add(output, change.view(output.shape), alpha=SCALING)
+
+        return hook
+
+    def _forward(self, factors: dict[str, tuple[Tensor, Tensor]], inputs: Tensor, masks: Tensor | None) -> Tensor:
+        self._factors = factors
+        n, sequences, tokens = inputs.shape
+        # The blocks see the n * B sequences in one batch: [n, L, B, T, W] becomes [L, n * B, T, W].
+        self.dropout.masks = None if masks is None else masks.transpose(0, 1).flatten(1, 2)
+        logits: Tensor = self.model(**causal_inputs(inputs.reshape(n * sequences, tokens))).logits
+        return logits.view(n, sequences, tokens, -1)
+
+    def gradient(self, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """See `Executor.gradient`."""
+        factors = {linear.name: linear.factors(rows.detach()) for linear in self.layout.factors}
+        leaves = [factor.requires_grad_() for pair in factors.values() for factor in pair]
+        with torch.enable_grad():
+            logits = self._forward(factors, batch.inputs, batch.masks)
+            trained, reported = batch.loss(logits, batch.labels, batch.teacher, batch.share)
+            pieces = torch.autograd.grad(trained.mean((-2, -1)).sum(), leaves)
+        return reported.detach().mean(-1), self.layout.join(pieces)
+
+    @torch.no_grad()
+    def logits(self, rows: Tensor, inputs: Tensor) -> Tensor:
+        """See `Executor.logits`."""
+        return self._forward({linear.name: linear.factors(rows) for linear in self.layout.factors}, inputs, None)

@@ -1,0 +1,146 @@
+"""A population that processes of this machine share: numbers go through shared memory, the rest through pipes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import traceback
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmo.evaluation.processes import WorkerLost, context, cores, prepare_worker
+from llmo.evaluation.worker import Frame, Share, Worker
+from llmo.evaluation.worker_env import WorkerVecEnv
+
+NUMBERS = {"observations": np.float32, "masks": np.bool_, "rewards": np.float32, "dones": np.bool_}
+"""The fields of a `Frame` that go through shared memory."""
+
+
+class Board:
+    """The numbers of n slots in memory that two processes share.
+
+    The memory has no name, so nothing is left behind however the processes end.
+
+    Args:
+        slots: n.
+        features: Entries of an observation.
+        actions: Entries of a mask.
+    """
+
+    def __init__(self, slots: int, features: int, actions: int) -> None:
+        self._shapes = {"observations": (slots, features), "masks": (slots, actions), "rewards": (slots,)}
+        self._shapes["dones"] = (slots,)
+        sizes = {name: int(np.prod(shape)) * np.dtype(NUMBERS[name]).itemsize for name, shape in self._shapes.items()}
+        self._memory = {name: multiprocessing.RawArray("b", size) for name, size in sizes.items()}
+
+    def write(self, frame: Frame) -> None:
+        """Put the numbers of a frame there."""
+        for name in NUMBERS:
+            self._view(name)[:] = getattr(frame, name)
+
+    def read(self) -> dict[str, NDArray[Any]]:
+        """A copy of what is there, by name."""
+        return {name: self._view(name).copy() for name in NUMBERS}
+
+    def _view(self, name: str) -> NDArray[Any]:
+        return np.frombuffer(self._memory[name], NUMBERS[name]).reshape(self._shapes[name])
+
+
+def _serve(
+    pipe: Connection, board: Board, core: int | None, environment: dict[str, str], arguments: dict[str, Any]
+) -> None:
+    """The life of one worker process: answer requests until nobody is left who asks."""
+    if core is not None:
+        os.sched_setaffinity(0, {core})
+    prepare_worker(environment)
+    share = Share(**arguments)
+    while True:
+        try:
+            number, method, values = pipe.recv()
+            pipe.send((number, *_answer(share, board, method, values)))
+        except (EOFError, OSError):
+            return
+
+
+def _answer(share: Share, board: Board, method: str, values: tuple[Any, ...]) -> tuple[bool, Any]:
+    """Whether a request went well, and its answer without the numbers, or the error."""
+    try:
+        frame = share.answer(method, *values)
+    except Exception as error:
+        error.add_note(traceback.format_exc())
+        return False, error
+    if frame is None:
+        return True, None
+    board.write(frame)
+    return True, (frame.infos, frame.reset_infos)
+
+
+class ProcessWorker(Worker):
+    """A share in a process of its own.
+
+    Args:
+        board: For the numbers of its slots.
+        core: The one core it runs on; None for any.
+        arguments: Of `PopulationVecEnv`.
+    """
+
+    def __init__(self, board: Board, core: int | None, arguments: dict[str, Any]) -> None:
+        self._board = board
+        self._pipe, there = multiprocessing.Pipe()
+        self._asked = 0
+        given = (there, board, core, dict(os.environ), arguments)
+        self.process: Any = context().Process(target=_serve, args=given, daemon=True)  # type: ignore[attr-defined]
+        self.process.start()
+        there.close()
+
+    def send(self, method: str, *arguments: Any) -> None:
+        """See `Worker.send`."""
+        self._asked += 1
+        try:
+            self._pipe.send((self._asked, method, arguments))
+        except OSError as error:
+            raise self._died() from error
+
+    def receive(self, seconds: float) -> Any:
+        """See `Worker.receive`."""
+        number = 0
+        # The answer to a request whose asker was interrupted is passed over.
+        while number != self._asked:
+            try:
+                if not self._pipe.poll(seconds):
+                    raise WorkerLost("gave no answer in time")
+                number, sound, value = self._pipe.recv()
+            except (EOFError, OSError) as error:
+                raise self._died() from error
+        if not sound:
+            raise WorkerLost("is out of memory") if isinstance(value, MemoryError) else value
+        return None if value is None else Frame(**self._board.read(), infos=value[0], reset_infos=value[1])
+
+    def end(self) -> None:
+        """See `Worker.end`."""
+        self.process.kill()
+        self.process.join()
+        self._pipe.close()
+
+    def _died(self) -> WorkerLost:
+        self.process.join(5)
+        return WorkerLost(f"has ended with status {self.process.exitcode}")
+
+
+class ProcessVecEnv(WorkerVecEnv):
+    """A population shared by processes of this machine; see `WorkerVecEnv`.
+
+    Where there are no more of them than cores, each keeps to one core.
+    """
+
+    def _start(self, worker: int) -> Worker:
+        board = Board(self._each, self._features, self._menu)
+        return ProcessWorker(board, self._core(worker), self._arguments[worker])
+
+    def _core(self, worker: int) -> int | None:
+        if len(self._arguments) > cores() or not hasattr(os, "sched_getaffinity"):
+            return None
+        return sorted(os.sched_getaffinity(0))[worker]
