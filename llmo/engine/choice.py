@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from llmo.engine.compiled import Compiled
+from llmo.engine.distributed import distributed
 from llmo.engine.executors import Executor
 from llmo.engine.lora import BatchedLora
-from llmo.engine.single import Single
+from llmo.engine.ranks import Ranks
+from llmo.engine.single import Accumulated, Single, SingleSettings, prepare
 from llmo.engine.vmapped import Vmapped
 from llmo.errors import LlmoError
 
@@ -19,25 +21,48 @@ if TYPE_CHECKING:
 EXECUTORS = ("single", "batched", "compiled")
 
 
-def make_executor(model: PreTrainedModel, replicas: int, name: str | None, frozen: bool) -> Executor:
+def make_executor(
+    model: PreTrainedModel,
+    replicas: int,
+    name: str | None,
+    frozen: bool,
+    device: torch.device,
+    single: SingleSettings,
+    ranks: Ranks | None,
+) -> Executor:
     """The executor of a population.
 
     Args:
-        model: Its architecture; with `frozen`, the weights that all share.
+        model: Its architecture; with `frozen`, the weights that all share. On the CPU; the executor takes it over.
         replicas: N.
         name: ``single`` trains one replica after another, ``batched`` all in one program, ``compiled`` the same program
             through `torch.compile`; None chooses ``single`` for one replica and ``batched`` for more.
         frozen: Whether rows hold LoRA factors on a frozen base.
+        device: Where it runs.
+        single: How ``single`` trains one large model.
+        ranks: The processes that train it together; None for this one alone.
 
     Raises:
-        LlmoError: No such executor.
+        LlmoError: No such executor, or one that cannot do what is asked.
     """
-    name = name or ("single" if replicas == 1 else "batched")
+    name = name or ("single" if replicas == 1 or single != SingleSettings() else "batched")
     if name not in EXECUTORS:
         raise LlmoError("executor", name, EXECUTORS)
+    if ranks is not None:
+        if name != "single" or replicas != 1:
+            raise LlmoError("run under `accelerate launch`", f"{name}, {replicas} replicas", "single, 1 replica")
+        return distributed(model, frozen, ranks)
+    # mypy does not know `PreTrainedModel.to`.
+    here: Any = model.to(device)  # type: ignore[arg-type]
     if name == "single":
-        return BatchedLora(model, lanes=1) if frozen else Single(model)
-    program = BatchedLora(model) if frozen else Vmapped(model)
+        prepare(here, single, device)
+        if not frozen:
+            return Single(here, single.accumulation)
+        lora = BatchedLora(here, lanes=1)
+        return Accumulated(lora, single.accumulation) if single.accumulation > 1 else lora
+    if single != SingleSettings():
+        raise LlmoError("executor", name, "single with these settings of precision, accumulation and checkpointing")
+    program = BatchedLora(here) if frozen else Vmapped(here)
     return Compiled(program) if name == "compiled" else program
 
 

@@ -32,6 +32,8 @@ TOLERANCE = 1e-4
 _TRACED = 2, 3
 
 Program = Callable[..., tuple[Tensor, ...]]
+_GRAPHS: dict[tuple[Any, ...], Program] = {}
+"""What has been compiled in this process, by the program's identity, its device and its shapes."""
 
 
 class Compiled:
@@ -54,7 +56,6 @@ class Compiled:
             raise LlmoError("executor", "compiled", "batched or single, which need no C++ compiler; or g++ on the path")
         self.program, self.layout = program, program.layout
         self.seconds = 0.0
-        self._graphs: dict[tuple[Any, ...], Program] = {}
         self._constants: dict[tuple[float, tuple[int, ...]], Tensor] = {}
 
     @torch.no_grad()
@@ -99,9 +100,10 @@ class Compiled:
             # One row would get kernels of its own, which may round differently.
             alone = self._run(key, function, *(argument.expand(2, *argument.shape[1:]) for argument in arguments))
             return tuple(result[:1] for result in alone)
-        if key not in self._graphs:
-            self._graphs[key] = self._compile(function, arguments)
-        return self._graphs[key](*arguments)
+        key = (*self.program.identity, arguments[0].device, *key)
+        if key not in _GRAPHS:
+            _GRAPHS[key] = self._compile(function, arguments)
+        return _GRAPHS[key](*arguments)
 
     def _compile(self, function: Program, arguments: tuple[Tensor, ...]) -> Program:
         started = time.perf_counter()

@@ -8,7 +8,7 @@ program a row's numbers are bit-equal whatever the other rows are and however ma
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Protocol
 
@@ -40,6 +40,22 @@ class Batch:
     masks: Tensor | None = None
     teacher: Tensor | None = None
     share: Tensor | None = None
+
+    def pieces(self, count: int) -> list[Batch]:
+        """The batch in `count` equal parts, which divides B: the same replicas, and some of their sequences."""
+        if count == 1:
+            return [self]
+        size = self.inputs.shape[1] // count
+        return [self._part(slice(size * index, size * (index + 1))) for index in range(count)]
+
+    def _part(self, sequences: slice) -> Batch:
+        return replace(
+            self,
+            inputs=self.inputs[:, sequences],
+            labels=self.labels[:, sequences],
+            masks=None if self.masks is None else self.masks[:, :, sequences],
+            teacher=None if self.teacher is None else self.teacher[:, sequences],
+        )
 
 
 class Executor(Protocol):

@@ -13,6 +13,7 @@ from torch import Tensor
 from llmo.engine.batches import corrupt, draw_batches
 from llmo.engine.optimizer import CLIP_NORM
 from llmo.engine.state import State
+from llmo.engine.vectors import WHOLE, Whole
 
 
 @dataclass(frozen=True)
@@ -102,14 +103,14 @@ def tally(state: State, interval: Interval, losses: NDArray[np.float64], norms: 
         sums.learning_rate = interval.rates[updates - 1]
 
 
-def cosine(a: Tensor, b: Tensor) -> Tensor:
+def cosine(a: Tensor, b: Tensor, vectors: Whole = WHOLE) -> Tensor:
     """Cosine of two vectors, -1 to 1; 0 where one of them is zero."""
-    scale = torch.linalg.vector_norm(a) * torch.linalg.vector_norm(b)
-    return torch.where(scale > 0, torch.dot(a, b) / scale, 0.0)
+    scale = vectors.norm(a) * vectors.norm(b)
+    return torch.where(scale > 0, vectors.dot(a, b) / scale, 0.0)
 
 
-def update_ratio(before: Tensor, after: Tensor) -> float:
+def update_ratio(before: Tensor, after: Tensor, vectors: Whole = WHOLE) -> float:
     """Norm of a change of weights [P] over the norm of the weights; 0 where it is not finite."""
-    change, scale = torch.linalg.vector_norm(after - before).item(), torch.linalg.vector_norm(after).item()
+    change, scale = vectors.norm(after - before).item(), vectors.norm(after).item()
     ratio = change / scale if scale > 0 else 0.0
     return ratio if math.isfinite(ratio) else 0.0

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from llmo.engine.intervals import Interval, cosine, tally, update_ratio
-from llmo.engine.optimizer import Moments
 from llmo.engine.rows import Rows
 from llmo.engine.state import State
+from llmo.engine.vectors import WHOLE, Whole
 
 
 @dataclass
@@ -25,9 +25,12 @@ class Lane:
         state: The row's.
         interval: What it is to do.
         before: Its effective weights at the start, [P].
+        adapter: Whether it trains LoRA factors on weights of its own.
+        vectors: Norms and inner products of weights; factors are whole everywhere.
         step: Optimizer steps done.
         losses: Reported losses of the steps, each [B].
         norms: Gradient norms of the steps, each a scalar.
+        taught: The teacher's probabilities [B, T, V] for the batches of some steps to come.
         previous: The gradient before the last.
         cosines: Of the last gradient with the first moments, and with the one before; None until then.
     """
@@ -35,9 +38,12 @@ class Lane:
     state: State
     interval: Interval
     before: Tensor
+    adapter: bool
+    vectors: Whole
     step: int = 0
     losses: list[Tensor] = field(default_factory=list)
     norms: list[Tensor] = field(default_factory=list)
+    taught: dict[int, Tensor] = field(default_factory=dict)
     previous: Tensor | None = None
     cosines: list[Tensor] = field(default_factory=list)
 
@@ -46,65 +52,72 @@ class Lane:
         """Data cursor of the next batch."""
         return self.interval.first + self.step
 
-    def look(self, gradient: Tensor, first: Tensor) -> None:
-        """Note how the last gradient [D] agrees with the first moments [D] before it and with the gradient before."""
+    def note(self, losses: Tensor, norm: Tensor, gradient: Tensor, first: Tensor) -> None:
+        """Note what the next step measures.
+
+        Args:
+            losses: Reported loss of each sequence, [B].
+            norm: Of the gradient.
+            gradient: [D]; the last one is compared with the one before and with the first moments.
+            first: First moments before the step, [D].
+        """
+        self.losses.append(losses)
+        self.norms.append(norm)
         left = self.interval.steps - 1 - self.step
         if left == 1:
             self.previous = gradient.clone()
         elif left == 0:
-            self.cosines = [cosine(gradient, other) for other in (first, self.previous) if other is not None]
+            vectors = WHOLE if self.adapter else self.vectors
+            self.cosines = [cosine(gradient, other, vectors) for other in (first, self.previous) if other is not None]
 
 
 class Lanes:
-    """The lanes of one kind of row: what a row trains is its own, all weights or LoRA factors on them.
+    """The rows in training.
 
     Args:
         rows: Where rows come from and go back to.
-        adapter: Which kind.
         count: Lanes, at least 1.
 
     Attributes:
         active: The rows in training, n; the first n rows of the tensors are theirs.
-        moments: What is trained, [count, D].
+        full: Weights and their moments, [count, P].
+        lora: LoRA factors and their moments, [count, Q]; anything where a lane trains all weights.
         averaged: Running averages, [count, P].
-        frozen: Weights under the factors, [count, P]; None where all weights are trained.
         alive: Which lanes have not diverged, bool [count].
     """
 
-    def __init__(self, rows: Rows, adapter: bool, count: int) -> None:
-        self._rows, self._source = rows, rows.lora if adapter else rows.full
-        self._in_place = count == 1
+    def __init__(self, rows: Rows, count: int) -> None:
+        self._rows, self._in_place = rows, count == 1
         self.active: list[Lane] = []
         self.alive = torch.ones(count, dtype=torch.bool, device=rows.buffer.device)
-        self.moments = self._source.part(slice(count))
+        self.full, self.lora = rows.full.part(slice(count)), rows.lora.part(slice(count))
         self.averaged = rows.averaged[:count]
-        self.frozen = rows.full.values[:count] if adapter else None
         if not self._in_place:
-            self.moments = Moments(*(torch.zeros_like(part) for part in vars(self.moments).values()))
+            self.full, self.lora = self.full.zeros(), self.lora.zeros()
             self.averaged = torch.zeros_like(self.averaged)
-            self.frozen = None if self.frozen is None else torch.zeros_like(self.frozen)
 
     def add(self, lane: Lane) -> None:
         """Take a row in, behind the others."""
-        self._put(len(self.active), lane.interval.row)
         self.active.append(lane)
+        self._put(len(self.active) - 1)
 
     def replace(self, place: int, lane: Lane) -> None:
         """Take a row in where one has just gone out."""
-        self._put(place, lane.interval.row)
         self.active[place] = lane
+        self._put(place)
 
-    def _put(self, place: int, row: int) -> None:
+    def _put(self, place: int) -> None:
+        lane, row = self.active[place], self.active[place].interval.row
         self.alive[place] = True
         if self._in_place:
             here = slice(row, row + 1)
-            self.moments, self.averaged = self._source.part(here), self._rows.averaged[here]
-            self.frozen = None if self.frozen is None else self._rows.full.values[here]
+            self.full, self.lora = self._rows.full.part(here), self._rows.lora.part(here)
+            self.averaged = self._rows.averaged[here]
             return
-        self.moments.copy_row(place, self._source, row)
+        self.full.copy_row(place, self._rows.full, row)
         self.averaged[place] = self._rows.averaged[row]
-        if self.frozen is not None:
-            self.frozen[place] = self._rows.full.values[row]
+        if lane.adapter:
+            self.lora.copy_row(place, self._rows.lora, row)
 
     def advance(self, sound: Tensor) -> list[int]:
         """Count one step of every lane, sound or not, bool [n]; the places of those that have ended with it.
@@ -124,12 +137,13 @@ class Lanes:
         """Send a row back and close its interval; its effective weights [P] have become `after`."""
         lane, row = self.active[place], self.active[place].interval.row
         if not self._in_place:
-            self._source.copy_row(row, self.moments, place)
+            trained, source = (self._rows.lora, self.lora) if lane.adapter else (self._rows.full, self.full)
+            trained.copy_row(row, source, place)
             self._rows.averaged[row] = self.averaged[place]
         losses, norms = torch.stack(lane.losses), torch.stack(lane.norms)
         tally(lane.state, lane.interval, losses.double().cpu().numpy(), norms.double().cpu().numpy())
         sums = lane.state.interval
-        sums.update_ratio = update_ratio(lane.before, after)
+        sums.update_ratio = update_ratio(lane.before, after, lane.vectors)
         if not lane.state.diverged:
             sums.momentum_cosine, *rest = [value.item() for value in lane.cosines]
             sums.gradient_cosine = rest[0] if rest else 0.0
@@ -138,10 +152,8 @@ class Lanes:
         """Nobody waits for a lane: the last one moves there."""
         last = len(self.active) - 1
         if place != last:
-            self.moments.copy_row(place, self.moments, last)
-            self.averaged[place] = self.averaged[last]
-            if self.frozen is not None:
-                self.frozen[place] = self.frozen[last]
-            self.alive[place] = self.alive[last]
+            for moments in (self.full, self.lora):
+                moments.copy_row(place, moments, last)
+            self.averaged[place], self.alive[place] = self.averaged[last], self.alive[last]
             self.active[place] = self.active[last]
         self.active.pop()

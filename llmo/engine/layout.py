@@ -9,6 +9,8 @@ from itertools import accumulate
 import torch
 from torch import Tensor, nn
 
+from llmo.engine.vectors import WHOLE, Whole
+
 MAX_RANK = 8
 """Rank that the adapter row has room for; unused rows of A and columns of B are zero and stay so."""
 ALIGNED = 16
@@ -62,7 +64,11 @@ class Layout:
         width: P, the length of a weight row: `size`, padded.
         adapter_width: Q, the length of an adapter row.
         linears: The layers an adapter attaches to: every linear one but the output head, as PEFT's ``all-linear``.
+        factors: The same, as they lie in an adapter row.
+        vectors: Norms and inner products of weight rows.
     """
+
+    vectors: Whole = WHOLE
 
     def __init__(self, model: nn.Module) -> None:
         parameters = dict(model.named_parameters())
@@ -78,7 +84,12 @@ class Layout:
             a, b = position, position + MAX_RANK * inputs
             position = b + MAX_RANK * outputs
             self.linears.append(Linear(name, starts[f"{name}.weight"], a, b, outputs, inputs, transposed))
+        self.factors = self.linears
         self.adapter_width = _padded(position)
+
+    def own(self, weights: Tensor) -> Tensor:
+        """What of whole weights [size] lies in a row of this process: all of them."""
+        return weights
 
     def flatten(self, model: nn.Module) -> Tensor:
         """A copy of the model's parameters in a row, [size]."""

@@ -6,6 +6,7 @@ many adapters at once, Chen et al. 2023, "Punica", here with gradients).
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,10 +27,15 @@ class BatchedLora:
     Args:
         model: The base; it gets hooks, and its parameters are frozen.
         lanes: How many rows are trained side by side; None for all.
+
+    Attributes:
+        identity: Equal identities compute the same function: the base is a part of it.
     """
 
     def __init__(self, model: PreTrainedModel, lanes: int | None = None) -> None:
         self.layout, self.lanes = FactorLayout(model), lanes
+        weights = hashlib.sha256(self.layout.base.flatten(model).cpu().numpy().tobytes()).hexdigest()
+        self.identity: tuple[str, ...] = ("lora", model.config.to_json_string(), weights)
         self.model = model.train().requires_grad_(False)
         self.dropout = BlockDropout(model)
         self._factors: dict[str, tuple[Tensor, Tensor]] = {}

@@ -11,6 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from llmo.engine.vectors import WHOLE, Whole
+
 CLIP_NORM = 1.0
 BETAS = (0.9, 0.95)
 EPSILON = 1e-8
@@ -36,6 +38,10 @@ class Moments:
         """Views of some of the rows."""
         return Moments(self.values[rows], self.first[rows], self.second[rows], self.steps[rows])
 
+    def zeros(self) -> Moments:
+        """As many rows of zeros, next to each other."""
+        return Moments(*(torch.zeros_like(part, memory_format=torch.contiguous_format) for part in vars(self).values()))
+
     def copy_row(self, row: int, source: Moments, place: int) -> None:
         """Overwrite a row with one of other moments."""
         for name in vars(self):
@@ -46,10 +52,10 @@ class Moments:
         self.first[row], self.second[row], self.steps[row] = 0, 0, 0
 
 
-def row_norms(gradient: Tensor) -> Tensor:
+def row_norms(gradient: Tensor, vectors: Whole = WHOLE) -> Tensor:
     """Norms of rows [n, D], [n]."""
     # One row at a time: a reduction over all of them may add in another order when there is only one.
-    return torch.stack([torch.linalg.vector_norm(row) for row in gradient])
+    return torch.stack([vectors.norm(row) for row in gradient])
 
 
 @dataclass(frozen=True)
@@ -67,31 +73,31 @@ class Settings:
     memory: list[float]
 
 
-def update_each(
-    moments: Moments,
-    averaged: Tensor,
-    effective: Tensor,
-    gradient: Tensor,
-    norms: Tensor,
-    settings: Settings,
-    sound: Tensor,
-) -> None:
-    """Average, then update each sound row, in place, with torch's fused kernel.
+def average(averaged: Tensor, effective: Tensor, settings: Settings, sound: Tensor) -> None:
+    """Take the weights that a batch has seen, [n, P], into the running averages of the sound rows, in place."""
+    if averaged.device.type == "cpu":
+        for row, (memory, good) in enumerate(zip(settings.memory, sound.tolist(), strict=True)):
+            if good:
+                averaged[row].lerp_(effective[row], memory)
+    else:
+        memories = torch.tensor(settings.memory, device=averaged.device)[:, None]
+        averaged.copy_(torch.where(sound[:, None], averaged.lerp(effective, memories), averaged))
+
+
+def update_each(moments: Moments, gradient: Tensor, norms: Tensor, settings: Settings, sound: Tensor) -> None:
+    """One update of each sound row, in place, with torch's fused kernel.
 
     Args:
         moments: Of n rows.
-        averaged: Running averages of the effective weights, [n, P].
-        effective: The weights that the batch has seen, [n, P]; perhaps `moments.values` themselves.
         gradient: [n, D]; scaled in place where it is clipped.
         norms: Of the gradients, [n].
         settings: Of the step.
         sound: Whether each row is updated at all, bool [n].
     """
-    flags = zip(norms.tolist(), settings.rates, settings.decays, settings.memory, sound.tolist(), strict=True)
-    for row, (norm, rate, decay, memory, good) in enumerate(flags):
+    flags = zip(norms.tolist(), settings.rates, settings.decays, sound.tolist(), strict=True)
+    for row, (norm, rate, decay, good) in enumerate(flags):
         if not good:
             continue
-        averaged[row].lerp_(effective[row], memory)
         if norm > CLIP_NORM:
             gradient[row].mul_(CLIP_NORM / norm)
         steps = moments.steps[row]
@@ -103,19 +109,10 @@ def update_each(
         )  # fmt: skip
 
 
-def update_together(
-    moments: Moments,
-    averaged: Tensor,
-    effective: Tensor,
-    gradient: Tensor,
-    norms: Tensor,
-    settings: Settings,
-    sound: Tensor,
-) -> None:
+def update_together(moments: Moments, gradient: Tensor, norms: Tensor, settings: Settings, sound: Tensor) -> None:
     """The same as `update_each` in one expression for all rows, which asks nothing of the host."""
-    rates, decays, memory = (torch.tensor(values, device=norms.device)[:, None] for values in vars(settings).values())
+    rates, decays = (torch.tensor(values, device=norms.device)[:, None] for values in (settings.rates, settings.decays))
     keep = sound[:, None]
-    averaged.copy_(torch.where(keep, averaged.lerp(effective, memory), averaged))
     gradient = torch.where(keep, gradient * (CLIP_NORM / norms).clamp(max=1.0)[:, None], 0.0)
     moments.steps.add_(sound)
     corrections = [1 - beta ** moments.steps.clamp(min=1)[:, None] for beta in BETAS]

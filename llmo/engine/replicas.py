@@ -18,7 +18,9 @@ from llmo.engine.batches import fixed_mixture
 from llmo.engine.choice import make_executor, valid_device
 from llmo.engine.dropout import blocks
 from llmo.engine.layout import MAX_RANK, FactorLayout
+from llmo.engine.ranks import Ranks, launched
 from llmo.engine.rows import Rows
+from llmo.engine.single import SingleSettings
 from llmo.engine.soft_targets import SoftTargets, teacher_loss
 from llmo.engine.state import Problem, Snapshot, State
 from llmo.errors import LlmoError
@@ -38,13 +40,15 @@ class Replicas:
         replicas: N, at least 1.
         executor: ``single``, ``batched`` or ``compiled``; None chooses, see `make_executor`.
         frozen: Whether the model is frozen and rows hold LoRA factors; else every row has weights of its own.
-        device: Where everything lies, such as ``cuda``.
+        device: Where everything lies, such as ``cuda``; `accelerate launch` gives every rank its own.
+        single: How one large model is trained, under the executor ``single``; None for the defaults.
 
     Attributes:
         states: One a row; set by `load`.
         rows: The tensors.
         parameters: Of the model, an adapter not counted.
         blocks: L, the model's repeated blocks.
+        ranks: The processes that train the model together; None where this one does so alone.
 
     Raises:
         LlmoError: The executor, the number of replicas or the device does not fit.
@@ -57,30 +61,45 @@ class Replicas:
         executor: str | None = None,
         frozen: bool = False,
         device: str = "cpu",
+        single: SingleSettings | None = None,
     ) -> None:
         if replicas < 1:
             raise LlmoError("replicas", replicas, "at least 1")
-        self.device, self.frozen = valid_device(device), frozen
+        self.single, self.frozen = single or SingleSettings(), frozen
+        self.ranks = Ranks(self.single) if launched() else None
+        self.device = valid_device(device) if self.ranks is None else self.ranks.device
         self.config = model.config
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self.blocks = len(blocks(model))
-        # mypy does not know `PreTrainedModel.to`.
-        on_device: Any = copy.deepcopy(model).to(self.device)  # type: ignore[arg-type]
-        self.executor = make_executor(on_device, replicas, executor, frozen)
+        own = copy.deepcopy(model)
+        self.executor = make_executor(own, replicas, executor, frozen, self.device, self.single, self.ranks)
         self.layout = self.executor.layout
         self.rows = Rows(replicas, self.layout, self.device)
         self.states: list[State] = [None] * replicas  # type: ignore[list-item]
-        self._soft_targets = SoftTargets(self.executor)
-        self._costs: dict[tuple[int, int], Cost] = {}
+        self._soft_targets = SoftTargets(self.executor, self.device)
+        self._costs: dict[tuple[int, int, tuple[str, ...]], Cost] = {}
 
     @property
     def replicas(self) -> int:
         """N."""
         return len(self.states)
 
+    @property
+    def parts(self) -> int:
+        """In how many equal parts a batch is computed: micro-batches of every process."""
+        return self.single.accumulation * (1 if self.ranks is None else self.ranks.count)
+
     def load(self, row: int, problem: Problem) -> None:
-        """Start a problem in a row, whatever was there before. Call `evaluate` for its first measurement."""
-        self.rows.start(row, problem.weights)
+        """Start a problem in a row, whatever was there before. Call `evaluate` for its first measurement.
+
+        Raises:
+            LlmoError: Its batch cannot be divided into the parts that it is computed in.
+        """
+        if problem.batch % self.parts:
+            raise LlmoError(
+                "sequences in a batch", problem.batch, f"a multiple of {self.parts}: accumulation x processes"
+            )
+        self.rows.start(row, self.layout.own(problem.weights))
         state = State(
             problem,
             problem.hyperparameters,
@@ -105,30 +124,31 @@ class Replicas:
 
     # What things cost
 
-    def cost(self, rank: int, tokens: int) -> Cost:
-        """FLOPs of one sequence of this shape with an adapter of some rank (0: none)."""
-        if (rank, tokens) not in self._costs:
-            self._costs[rank, tokens] = sequence_cost(self.config, tokens, rank)
-        return self._costs[rank, tokens]
+    def cost(self, rank: int, tokens: int, target_modules: tuple[str, ...] = ()) -> Cost:
+        """FLOPs of one sequence of this shape with an adapter of some rank (0: none); see `sequence_cost`."""
+        key = rank, tokens, target_modules
+        if key not in self._costs:
+            self._costs[key] = sequence_cost(self.config, tokens, rank, target_modules)
+        return self._costs[key]
 
     def step_cost(self, row: int) -> float:
         """FLOPs of one optimizer step of a row as it is set now."""
         state = self.states[row]
-        tokens = state.problem.task.tokens
+        tokens, targets = state.problem.task.tokens, state.problem.target_modules
         match state.hyperparameters.distillation:
             case "off":
                 soft = 0.0
             case "averaged":
-                soft = self.cost(state.rank if self.frozen else 0, tokens).forward
+                soft = self.cost(state.rank if self.frozen else 0, tokens, targets).forward
             case "teacher":
                 soft = state.teacher_cost
-        return state.problem.batch * (self.cost(state.rank, tokens).train + soft)
+        return state.problem.batch * (self.cost(state.rank, tokens, targets).train + soft)
 
     def evaluation_cost(self, row: int) -> float:
         """FLOPs of one validation pass of a row."""
         state = self.states[row]
         task = state.problem.task
-        return len(task.validation.inputs) * self.cost(state.rank, task.tokens).forward
+        return len(task.validation.inputs) * self.cost(state.rank, task.tokens, state.problem.target_modules).forward
 
     def affordable_steps(self, row: int) -> int:
         """Optimizer steps of the next interval: all of it, or what the budget still pays with a validation pass."""
@@ -214,7 +234,7 @@ class Replicas:
                 seed,
             )
         else:
-            grow(self.layout.linears, self.rows.lora.values[row], state.rank, rank, seed)
+            grow(self.layout.factors, self.rows.lora.values[row], state.rank, rank, seed)
         state.rank = rank
 
     def merge_adapter(self, row: int) -> None:

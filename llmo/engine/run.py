@@ -17,8 +17,9 @@ from llmo.engine.executors import Batch
 from llmo.engine.intervals import draw_interval
 from llmo.engine.lanes import Lane, Lanes
 from llmo.engine.measuring import measurement
-from llmo.engine.optimizer import Settings, row_norms, update_each, update_together
+from llmo.engine.optimizer import Settings, average, row_norms, update_each, update_together
 from llmo.engine.replicas import Replicas
+from llmo.engine.scoring import score_in_passes
 from llmo.measurement import Measurement
 
 _EVALUATED_AT_ONCE = 4
@@ -30,64 +31,80 @@ class Run(Replicas):
     def train(self, rows: Sequence[int]) -> None:
         """Train each row for its affordable steps. Rows may differ in how many; a diverged row stops at once."""
         steps = {row: self.affordable_steps(row) for row in rows if not self.states[row].diverged}
-        kinds: dict[tuple[bool, bool], list[int]] = {}
-        for row in sorted((row for row in steps if steps[row]), key=lambda row: -steps[row]):
-            distils = self.states[row].hyperparameters.distillation != "off"
-            kinds.setdefault((self.has_own_adapter(row), distils), []).append(row)
-        for (adapter, distils), group in kinds.items():
-            waiting = deque(group)
-            lanes = Lanes(self.rows, adapter, min(len(group), self.executor.lanes or len(group)))
-            while waiting and len(lanes.active) < len(lanes.averaged):
-                lanes.add(self._lane(waiting.popleft(), steps))
-            while lanes.active:
-                ended = self._step(lanes, distils)
-                # From the last to the first: closing a gap moves a lane that goes on.
-                for place in reversed(ended):
-                    lanes.take_out(place, self._effective(lanes)[place])
-                    if waiting:
-                        lanes.replace(place, self._lane(waiting.popleft(), steps))
-                    else:
-                        lanes.close_gap(place)
+        # The longest first, so that the last ones leave few lanes empty.
+        waiting = deque(sorted((row for row in steps if steps[row]), key=lambda row: -steps[row]))
+        if not waiting:
+            return
+        count = min(len(waiting), self.executor.lanes or len(waiting))
+        lanes = Lanes(self.rows, count)
+        for _ in range(count):
+            lanes.add(self._lane(waiting.popleft(), steps))
+        while lanes.active:
+            ended = self._step(lanes)
+            if not ended:
+                continue
+            after = self._effective(lanes)
+            # From the last to the first: closing a gap moves a lane that goes on.
+            for place in reversed(ended):
+                lanes.take_out(place, after[place])
+                if waiting:
+                    lanes.replace(place, self._lane(waiting.popleft(), steps))
+                else:
+                    lanes.close_gap(place)
 
     def _lane(self, row: int, steps: dict[int, int]) -> Lane:
         """A row with its next interval."""
         state, vocabulary = self.states[row], self.config.vocab_size
         interval = draw_interval(row, state, steps[row], self.step_cost(row), self.default_rate(row), vocabulary)
-        return Lane(state, interval.to(self.device), self.effective([row])[0].clone())
+        before = self.effective([row])[0].clone()
+        return Lane(state, interval.to(self.device), before, self.has_own_adapter(row), self.layout.vectors)
 
     def _effective(self, lanes: Lanes) -> Tensor:
-        """What the executor runs on: the trained values, or the weights with the factors merged in, [n, P]."""
-        values = lanes.moments.values[: len(lanes.active)]
-        if lanes.frozen is None:
-            return values
-        return merge(self.layout, lanes.frozen[: len(values)].clone(), values)
+        """What the executor runs on, [n, P]: what is trained, or weights with the factors merged in."""
+        weights = lanes.full.values[: len(lanes.active)]
+        own = [place for place, lane in enumerate(lanes.active) if lane.adapter]
+        if own:
+            weights = weights.clone()
+            weights[own] = merge(self.layout, weights[own], lanes.lora.values[own])
+        return weights
 
-    def _step(self, lanes: Lanes, distils: bool) -> list[int]:
+    def _step(self, lanes: Lanes) -> list[int]:
         """One optimizer step of every lane; the places of those whose interval has ended."""
-        active, moments = lanes.active, lanes.moments.part(slice(len(lanes.active)))
+        active, n = lanes.active, slice(len(lanes.active))
         states = [lane.state for lane in active]
         inputs = torch.stack([lane.interval.inputs[lane.step] for lane in active])
         labels = torch.stack([lane.interval.labels[lane.step] for lane in active])
         effective = self._effective(lanes)
-        soft = self._soft_targets(states, lanes.averaged[: len(active)], inputs) if distils else (None, None)
+        soft = self._soft_targets(active, lanes.averaged[n], inputs)
         loss = type(states[0].problem.task).loss
-        batch = Batch(inputs, labels, loss, self._dropout(active, inputs), *soft)
-        losses, gradient = self.executor.gradient(effective, batch)
-        if lanes.frozen is not None:
-            gradient = adapter_gradient(self.layout, gradient, moments.values)
-        norms = row_norms(gradient)
-        sound = torch.isfinite(losses).all(1) & torch.isfinite(norms) & lanes.alive[: len(active)]
-        for place, lane in enumerate(active):
-            lane.look(gradient[place], moments.first[place])
-            lane.losses.append(losses[place])
-            lane.norms.append(norms[place])
+        losses, gradient = self.executor.gradient(
+            effective, Batch(inputs, labels, loss, self._dropout(active, inputs), *soft)
+        )
         settings = Settings(
             [lane.interval.rates[lane.step] for lane in active],
             [state.hyperparameters.weight_decay for state in states],
             [1 / max(2, 2 * state.problem.interval) for state in states],
         )
+        finite = torch.isfinite(losses).all(1) & lanes.alive[n]
         update = update_each if self.device.type == "cpu" else update_together
-        update(moments, lanes.averaged[: len(active)], effective, gradient, norms, settings, sound)
+        vectors = self.layout.vectors
+        norms = row_norms(gradient, vectors)
+        own = [place for place, lane in enumerate(active) if lane.adapter]
+        if own:
+            factors = torch.zeros_like(lanes.lora.values[n])
+            factors[own] = vectors.total(adapter_gradient(self.layout, gradient[own], lanes.lora.values[own]))
+            norms[own] = row_norms(factors[own])
+        sound = finite & torch.isfinite(norms)
+        for place, lane in enumerate(active):
+            trained, moments = (factors, lanes.lora) if lane.adapter else (gradient, lanes.full)
+            lane.note(losses[place], norms[place], trained[place], moments.first[place])
+        average(lanes.averaged[n], effective, settings, sound)
+        if own:
+            adapters = torch.tensor([lane.adapter for lane in active], device=sound.device)
+            update(lanes.lora.part(n), factors, norms, settings, sound & adapters)
+            update(lanes.full.part(n), gradient, norms, settings, sound & ~adapters)
+        else:
+            update(lanes.full.part(n), gradient, norms, settings, sound)
         return lanes.advance(sound)
 
     def _dropout(self, active: list[Lane], inputs: Tensor) -> Tensor | None:
@@ -107,7 +124,7 @@ class Run(Replicas):
             tasks = [self.states[row].problem.task for row in part]
             inputs = torch.stack([task.validation.inputs for task in tasks]).to(self.device)
             labels = torch.stack([task.validation.labels for task in tasks]).to(self.device)
-            losses = tasks[0].score(self.executor.logits(self.effective(part), inputs), labels)
+            losses = self._score(part[0], self.effective(part), inputs, labels)
             for row, loss in zip(part, losses.tolist(), strict=True):
                 self.states[row].charge(self.evaluation_cost(row))
                 measurements.append(self._close(row, loss))
@@ -130,11 +147,19 @@ class Run(Replicas):
             state.mixture = tracking_mixture(state.mixture, state.source_loss, state.loss)
         return measurement(state, sums)
 
+    def _score(self, row: int, weights: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Mean losses [n] of weights [n, P] on sequences [n, V, T], of the kind of task and batch that a row has."""
+        problem = self.states[row].problem
+        if self.parts == 1:
+            return problem.task.score(self.executor.logits(weights, inputs), labels)
+        size = problem.batch // self.parts
+        return score_in_passes(self.executor, problem.task, weights, inputs, labels, size, self.ranks)
+
     def test_loss(self, row: int) -> float:
         """Test loss of the delivered (best by validation) weights; for scoring only, and charged to nobody."""
         task = self.states[row].problem.task
         weights, losses, size = self.delivered(row), [], len(task.validation.inputs)
         for start in range(0, len(task.test.inputs), size):
             inputs, labels = (part[None, start : start + size].to(self.device) for part in vars(task.test).values())
-            losses.append(task.score(self.executor.logits(weights, inputs), labels).item() * inputs.shape[1])
+            losses.append(self._score(row, weights, inputs, labels).item() * inputs.shape[1])
         return sum(losses) / len(task.test.inputs)

@@ -1,13 +1,70 @@
-"""Replicas one after another through the plain module: for one run, and where a single step fills the machine."""
+"""Replicas one after another through the plain module: for one run, and where a single step fills the machine.
+
+For a large model there is bfloat16 (autocast; the rows stay float32), gradient accumulation and activation
+checkpointing (Chen et al. 2016, "Training deep nets with sublinear memory cost").
+"""
 
 from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from llmo.engine.dropout import BlockDropout
-from llmo.engine.executors import Batch, causal_inputs
+from llmo.engine.executors import Batch, Executor, causal_inputs
 from llmo.engine.layout import Layout
+from llmo.errors import LlmoError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class SingleSettings:
+    """How one large model is trained.
+
+    Attributes:
+        precision: Of the passes; weights, moments and losses are float32 in any case.
+        accumulation: In how many micro-batches an optimizer step sees its batch; it divides the number of sequences.
+        checkpointing: Whether activations within a block are computed again in the backward pass instead of kept.
+
+    Raises:
+        LlmoError: One of them is not usable.
+    """
+
+    precision: Precision = "float32"
+    accumulation: int = 1
+    checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision not in get_args(Precision):
+            raise LlmoError("precision", self.precision, get_args(Precision))
+        if self.accumulation < 1:
+            raise LlmoError("accumulation", self.accumulation, "at least 1")
+
+
+def prepare(model: PreTrainedModel, settings: SingleSettings, device: torch.device) -> None:
+    """Let a model compute in the precision of the settings, with checkpointing if they say so.
+
+    Raises:
+        LlmoError: The model's class cannot checkpoint.
+    """
+    if settings.checkpointing:
+        if not model.supports_gradient_checkpointing:
+            raise LlmoError("checkpointing", type(model).__name__, "a model class that supports it")
+        # transformers 5.2x renamed the method and warns about the old name.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    if settings.precision == "bfloat16":
+        from accelerate.utils import convert_outputs_to_fp32
+
+        forward = torch.autocast(device.type, torch.bfloat16)(model.forward)
+        model.forward = convert_outputs_to_fp32(forward)
 
 
 class Single:
@@ -15,18 +72,25 @@ class Single:
 
     Args:
         model: The Hugging Face model; its parameters are rebound to the rows it is given.
+        accumulation: Micro-batches of an optimizer step.
     """
 
     lanes: int | None = 1
 
-    def __init__(self, model: nn.Module) -> None:
-        self.layout = Layout(model)
+    def __init__(self, model: nn.Module, accumulation: int = 1) -> None:
+        self.layout = self._layout(model)
         self.model = model.train()
+        self._trained: Any = self.model
         self.dropout = BlockDropout(model)
-        self._bound = 0
+        self._accumulation, self._bound = accumulation, 0
         self._gradient = torch.zeros(1, self.layout.width, device=next(model.parameters()).device)
-        views = self.layout.unflatten(self._gradient[0])
-        for name, parameter in model.named_parameters():
+        self._bind_gradient(self.layout.unflatten(self._gradient[0]))
+
+    def _layout(self, model: nn.Module) -> Layout:
+        return Layout(model)
+
+    def _bind_gradient(self, views: dict[str, Tensor]) -> None:
+        for name, parameter in self.model.named_parameters():
             parameter.grad = views[name]
 
     def _bind(self, row: Tensor) -> None:
@@ -37,16 +101,31 @@ class Single:
                 parameter.data = views[name]
             self._bound = row.data_ptr()
 
+    def _unfinished(self) -> AbstractContextManager[None]:
+        """Around the micro-batches that do not complete a gradient."""
+        return nullcontext()
+
     def gradient(self, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """See `Executor.gradient`; n is 1."""
         (row,) = rows
+        *pieces, last = batch.pieces(self._accumulation)
         self._bind(row)
-        self.dropout.masks = None if batch.masks is None else batch.masks[0]
         self._gradient.zero_()
-        logits = self.model(**causal_inputs(batch.inputs[0])).logits[None]
+        if not pieces:
+            return self._backward(last), self._gradient
+        with self._unfinished():
+            losses = [self._backward(piece) for piece in pieces]
+        losses.append(self._backward(last))
+        return torch.cat(losses, 1), self._gradient
+
+    def _backward(self, batch: Batch) -> Tensor:
+        """Add a batch's share to the gradient; its reported losses [1, B]."""
+        self.dropout.masks = None if batch.masks is None else batch.masks[0]
+        logits = self._trained(**causal_inputs(batch.inputs[0])).logits[None]
         trained, reported = batch.loss(logits, batch.labels, batch.teacher, batch.share)
-        trained.mean().backward()
-        return reported.detach().mean(-1), self._gradient
+        mean = trained.mean()
+        (mean if self._accumulation == 1 else mean / self._accumulation).backward()
+        return reported.detach().mean(-1)
 
     @torch.no_grad()
     def logits(self, rows: Tensor, inputs: Tensor) -> Tensor:
@@ -57,3 +136,29 @@ class Single:
             self._bind(row)
             logits.append(self.model(**causal_inputs(ids)).logits)
         return torch.stack(logits) if len(logits) > 1 else logits[0][None]
+
+
+class Accumulated:
+    """Any executor in micro-batches, whose gradients are summed up beside it.
+
+    Args:
+        executor: What computes the micro-batches.
+        accumulation: How many make an optimizer step.
+    """
+
+    def __init__(self, executor: Executor, accumulation: int) -> None:
+        self.executor, self._accumulation = executor, accumulation
+        self.layout, self.lanes = executor.layout, executor.lanes
+
+    def gradient(self, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """See `Executor.gradient`."""
+        losses, total = [], torch.zeros_like(rows)
+        for piece in batch.pieces(self._accumulation):
+            loss, gradient = self.executor.gradient(rows, piece)
+            losses.append(loss)
+            total.add_(gradient, alpha=1 / self._accumulation)
+        return torch.cat(losses, 1), total
+
+    def logits(self, rows: Tensor, inputs: Tensor) -> Tensor:
+        """See `Executor.logits`."""
+        return self.executor.logits(rows, inputs)

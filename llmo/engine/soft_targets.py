@@ -9,73 +9,73 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmo.engine.compiled import Compiled
 from llmo.engine.executors import Executor, causal_inputs
-from llmo.engine.layout import Layout
-from llmo.engine.single import Single
-from llmo.engine.state import Problem, State
-from llmo.engine.vmapped import Vmapped
+from llmo.engine.lanes import Lane
+from llmo.engine.state import Problem
 
 DISTILLATION_WEIGHT = 0.5
 """Share of the loss that comes from the soft targets."""
+_NUMBERS_AT_ONCE = 2**22
+"""How many probabilities a teacher gives in one pass, at most: 16 MB."""
 
 
 class SoftTargets:
     """What replicas learn from besides the labels.
 
-    Teachers are run as their students are: alone, or those of one shape in one program, where each one's logits do not
-    depend on the others.
-
     Args:
         executor: Of the students.
+        device: Where they lie.
     """
 
-    def __init__(self, executor: Executor) -> None:
-        self._executor = executor
-        self._programs: dict[str, Executor] = {}
-        self._teachers: dict[int, tuple[Any, str, Tensor]] = {}
+    def __init__(self, executor: Executor, device: torch.device) -> None:
+        self._executor, self._device = executor, device
+        self._teachers: dict[int, tuple[Any, Any]] = {}
 
     @torch.no_grad()
-    def __call__(self, states: Sequence[State], averaged: Tensor, inputs: Tensor) -> tuple[Tensor, Tensor]:
-        """Soft targets of n replicas, all of which distil, for a training batch.
+    def __call__(self, lanes: Sequence[Lane], averaged: Tensor, inputs: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """Soft targets of n replicas for a training batch.
 
         Args:
-            states: The replicas, n.
+            lanes: The replicas, n.
             averaged: Averaged weights of each, [n, P].
             inputs: Token ids [n, B, T].
 
         Returns:
-            Probabilities [n, B, T, V], and their share in the loss of each replica [n].
+            Probabilities [n, B, T, V], zero for a replica that does not distil, and their share in the loss of each
+            replica [n]; None twice when no replica distils.
         """
-        logits: dict[int, Tensor] = {}
-        own = [place for place, state in enumerate(states) if state.hyperparameters.distillation == "averaged"]
+        modes = [lane.state.hyperparameters.distillation for lane in lanes]
+        taught = [place for place, mode in enumerate(modes) if mode != "off"]
+        if not taught:
+            return None, None
+        soft: dict[int, Tensor] = {}
+        own = [place for place in taught if modes[place] == "averaged"]
         if own:
-            logits.update(zip(own, self._executor.logits(averaged[own], inputs[own]), strict=True))
-        teachers = {place: state.problem.teacher for place, state in enumerate(states) if place not in logits}
-        if isinstance(self._executor, Single):
-            logits.update((place, teacher_logits(teacher, inputs[place])) for place, teacher in teachers.items())
-        else:
-            logits.update(self._together(teachers, inputs))
-        share = torch.full((len(states),), DISTILLATION_WEIGHT, device=inputs.device)
-        return torch.stack([logits[place] for place in range(len(states))]).softmax(-1), share
+            soft.update(zip(own, self._executor.logits(averaged[own], inputs[own]).softmax(-1), strict=True))
+        soft.update((place, self._of_teacher(lanes[place])) for place in taught if place not in soft)
+        neutral = torch.zeros_like(soft[taught[0]])
+        share = torch.zeros(len(lanes), device=inputs.device)
+        share[taught] = DISTILLATION_WEIGHT
+        return torch.stack([soft.get(place, neutral) for place in range(len(lanes))]), share
 
-    def _together(self, teachers: dict[int, Any], inputs: Tensor) -> dict[int, Tensor]:
-        """Logits [B, T, V] by place, one program for each shape of teacher."""
-        groups: dict[str, list[int]] = {}
-        for place, teacher in teachers.items():
-            if id(teacher) not in self._teachers:
-                shape = teacher.config.to_json_string()
-                if shape not in self._programs:
-                    program = Vmapped(copy.deepcopy(teacher))
-                    compiled = isinstance(self._executor, Compiled)
-                    self._programs[shape] = Compiled(program) if compiled else program
-                self._teachers[id(teacher)] = teacher, shape, Layout(teacher).flatten(teacher)
-            groups.setdefault(self._teachers[id(teacher)][1], []).append(place)
-        logits: dict[int, Tensor] = {}
-        for shape, places in groups.items():
-            rows = torch.stack([self._teachers[id(teachers[place])][2] for place in places])
-            logits.update(zip(places, self._programs[shape].logits(rows, inputs[places]), strict=True))
-        return logits
+    def _of_teacher(self, lane: Lane) -> Tensor:
+        """Probabilities [B, T, V] of a lane's teacher for its next batch; the teacher sees many batches at once."""
+        if lane.step not in lane.taught:
+            inputs = lane.interval.inputs[lane.step :]
+            teacher = self._here(lane.state.problem.teacher)
+            batches = max(1, _NUMBERS_AT_ONCE // (inputs[0].numel() * teacher.config.vocab_size))
+            soft = teacher_logits(teacher, inputs[:batches].flatten(0, 1)).softmax(-1)
+            lane.taught = dict(enumerate(soft.unflatten(0, (-1, inputs.shape[1])), lane.step))
+        return lane.taught[lane.step]
+
+    def _here(self, teacher: Any) -> Any:
+        """A teacher, on the device of the students."""
+        if self._device.type == "cpu":
+            return teacher
+        # The original is kept, so that its identity stays its own.
+        if id(teacher) not in self._teachers:
+            self._teachers[id(teacher)] = teacher, copy.deepcopy(teacher).to(self._device)
+        return self._teachers[id(teacher)][1]
 
 
 @torch.no_grad()

@@ -32,6 +32,7 @@ class Problem:
         budget: FLOPs.
         seed: Of the replica's random streams, 0 to 2**63 - 1.
         rank: Of the LoRA factors it starts with; 0 where it starts with all weights.
+        target_modules: Names of the linear layers that its adapter is on, as PEFT has them; empty for all of them.
     """
 
     task: Task
@@ -45,6 +46,7 @@ class Problem:
     budget: float
     seed: int
     rank: int = 0
+    target_modules: tuple[str, ...] = ()
 
 
 @dataclass

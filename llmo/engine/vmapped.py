@@ -21,11 +21,15 @@ class Vmapped:
 
     Args:
         model: The Hugging Face model; kept as a real skeleton, since tied weights on the meta device go silently wrong.
+
+    Attributes:
+        identity: Equal identities compute the same function.
     """
 
     lanes: int | None = None
 
     def __init__(self, model: PreTrainedModel) -> None:
+        self.identity: tuple[str, ...] = ("full", model.config.to_json_string())
         self.layout = Layout(model)
         self.model = model.train()
         self.dropout = BlockDropout(model)

@@ -28,8 +28,11 @@ def make_problem() -> Callable[..., Problem]:
 
     def make(seed: int = 0, interval: int = 4, teacher: bool = False, **settings: Any) -> Problem:
         rng = np.random.default_rng(seed)
-        model = build_model(SHAPE, seed)
-        fields = {"budget": 1e15, "batch": 2, "roles": ((0.0, (0, 1, 2)),), "start": "scratch"}
+        fields = {"budget": 1e15, "batch": 2, "roles": ((0.0, (0, 1, 2)),), "start": "scratch", "rank": 0}
+        weights = settings.pop("weights", None)
+        if weights is None:
+            model = build_model(SHAPE, seed)
+            weights = Layout(model).flatten(model)
         fields |= {name: settings.pop(name) for name in list(settings) if name in fields}
         return Problem(
             task=CausalLM(
@@ -37,7 +40,7 @@ def make_problem() -> Callable[..., Problem]:
                 rng.integers(0, 64, (5, TOKENS + 1)),
                 rng.integers(0, 64, (6, TOKENS + 1)),
             ),
-            weights=Layout(model).flatten(model),
+            weights=weights,
             teacher=build_model(ModelShape(12, 1), seed % 2).eval() if teacher else None,
             hyperparameters=Hyperparameters(**({"learning_rate": 5e-3} | settings)),
             interval=interval,

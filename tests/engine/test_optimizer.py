@@ -5,7 +5,7 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from llmo.engine.optimizer import BETAS, CLIP_NORM, Moments, Settings, row_norms, update_each, update_together
+from llmo.engine.optimizer import BETAS, CLIP_NORM, Moments, Settings, average, row_norms, update_each, update_together
 
 UPDATES = [update_each, update_together]
 
@@ -38,7 +38,8 @@ def test_rows_follow_torch_with_rates_and_decays_of_their_own(update: Callable[.
             expected[index].grad = gradient[index].clone()
             torch.nn.utils.clip_grad_norm_([expected[index]], CLIP_NORM)
             references[index].step()
-        update(rows, averaged, rows.values, gradient, row_norms(gradient), settings, sound)
+        average(averaged, rows.values, settings, sound)
+        update(rows, gradient, row_norms(gradient), settings, sound)
     torch.testing.assert_close(rows.values, torch.stack([row.detach() for row in expected]), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(averaged, torch.stack(means), rtol=1e-5, atol=1e-6)
     assert rows.steps.tolist() == [12, 6, 12]
