@@ -7,6 +7,7 @@ kept, so `--resume` continues; `scores.json` has the scores, `llmo report` draws
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -31,6 +32,7 @@ def benchmark(
     speedup: bool = False,
     replicas: int = 64,
     workers: str | int = "processes",
+    executor: Literal["batched", "compiled"] = "batched",
     out: Path = Path("runs/benchmark"),
     resume: bool = False,
 ) -> None:
@@ -47,6 +49,7 @@ def benchmark(
         speedup: Also play every agent on smaller budgets, for the budget at which it matches the reference.
         replicas: Episodes that one worker plays together.
         workers: ``0`` for this process, ``N`` or ``processes:N``, ``processes`` for one a core, ``ray`` or ``ray:N``.
+        executor: ``compiled`` plays faster, after a minute of compiling for each model shape.
         out: Folder for episodes and scores.
         resume: Continue in the folder.
 
@@ -67,6 +70,7 @@ def benchmark(
     at_least(0, first=first, seed=seed)
     found = find_workers(workers)
     jobs = _jobs(env, split, range(first, first + instances), _names(agents, bool(policy)), policy or [], seed, speedup)
+    jobs = [replace(job, executor=executor) for job in jobs]
     _check(jobs)
     with RunDir(out, resume):
         records = play_all(jobs, out / "episodes", found, replicas)

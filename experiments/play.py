@@ -2,6 +2,9 @@
 
 llmo play llmo/LanguageModel-v0 --agent reflection --instance 3 --out runs/play
 llmo replay runs/play
+
+Under `accelerate launch` several processes train the model together (docs/large_models.md); the first one prints and
+writes.
 """
 
 from __future__ import annotations
@@ -22,6 +25,9 @@ def play_one(
     budget: float = 1.0,
     seed: int = 0,
     policy: str = "",
+    precision: Literal["float32", "bfloat16"] = "float32",
+    accumulation: int = 1,
+    checkpointing: bool = False,
     out: Path = Path("runs/play"),
 ) -> None:
     """Play one episode and show it step by step.
@@ -34,10 +40,15 @@ def play_one(
         budget: Multiple of the instance's own budget.
         seed: Of what is random in the agent.
         policy: Folder of a learned policy, for the agents that need one.
+        precision: Of the model's passes; its weights are float32 in any case.
+        accumulation: In how many micro-batches an optimizer step sees its batch.
+        checkpointing: Whether activations are computed again in the backward pass instead of kept.
         out: Folder that gets the episode's record.
     """
     given = locals().copy()
     from llmo import catalog
+    from llmo.engine.ranks import first_rank, launched
+    from llmo.engine.single import SingleSettings
     from llmo.errors import at_least
     from llmo.evaluation.episodes import episode_file
     from llmo.evaluation.processes import one_thread
@@ -57,16 +68,23 @@ def play_one(
         job = policy_job(env, split, instance, agent, policy, seed, budget)
     else:
         job = tuned_job(env, split, instance, agent, seed, budget)
-    job = replace(job, executor="single")
+    settings = SingleSettings(precision, accumulation, checkpointing)
+    # A record names what a replay must do again; with other settings or processes the numbers round differently.
+    exact = settings == SingleSettings() and not launched()
+    job = replace(job, executor="single" if exact else f"single, {settings}{' of several ranks' * launched()}")
     catalog.make_agent(job.agent, **dict(job.parameters)).bind(spec.space)
     file = out / episode_file(job)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    population = Population(spec, executor="single")
+    if first_rank():
+        file.parent.mkdir(parents=True, exist_ok=True)
+    population = Population(spec, executor="single", single=settings)
 
     def show() -> None:
-        print(render.as_text(population.episode(0).history), flush=True)
+        if first_rank():
+            print(render.as_text(population.episode(0).history), flush=True)
 
     (record,) = play([job], on_step=show, population=population)
+    if not first_rank():
+        return
     record.save(file)
     result = record.result
     log_scoring(split, command("play", play_one, given), {agent: result.test_loss})

@@ -9,7 +9,7 @@ from __future__ import annotations
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from llmo.errors import LlmoError, at_least
 from llmo.registry import experiments
@@ -34,6 +34,7 @@ class Settings:
     demonstrations: int
     reward: str
     replicas: int
+    executor: str
 
 
 @experiments.register("train")
@@ -48,6 +49,8 @@ def train(
     reward: str = "gain",
     replicas: int = 64,
     workers: str | int = "processes",
+    executor: Literal["batched", "compiled"] | None = None,
+    device: str = "cpu",
     resume: bool = False,
 ) -> None:
     """Learn a policy on train instances.
@@ -63,6 +66,8 @@ def train(
         reward: ``gain``, ``relative`` or ``final``.
         replicas: Training runs side by side, shared evenly by the workers.
         workers: ``0`` for this process, ``N`` or ``processes:N``, ``processes`` for one a core, ``ray`` or ``ray:N``.
+        executor: ``compiled`` trains the runs faster, after a minute of compiling; by default where that is paid back.
+        device: Where the runs are trained, such as ``cuda``.
         resume: Continue the run in the folder.
 
     Raises:
@@ -70,6 +75,7 @@ def train(
     """
     from llmo import catalog
     from llmo.agent import LearningAgent
+    from llmo.engine.choice import population_executor, valid_device
     from llmo.evaluation.demonstrations import valid_teacher
     from llmo.evaluation.workers import find_workers
     from llmo.mdp.reward import valid_reward
@@ -83,16 +89,19 @@ def train(
     if not isinstance(learner, LearningAgent):
         raise LlmoError("agent", agent, "one that learns, such as ppo")
     valid_teacher(teacher)
-    settings = Settings(env, agent, seed, teacher, demonstrations, valid_reward(reward), replicas)
+    valid_reward(reward)
+    valid_device(device)
     found = find_workers(workers, replicas)
     with RunDir(out, resume) as run:
+        chosen = executor or run.settled("executor") or population_executor(steps)
+        settings = Settings(env, agent, seed, teacher, demonstrations, reward, replicas, chosen)
         run.settle(asdict(settings))
-        _learn(learner, run, settings, steps, found)
+        _learn(learner, run, settings, steps, found, device)
         learner.save(run.path / "policy", _card(settings, run.path))
     print(f"the policy is in {out / 'policy'}")
 
 
-def _learn(learner: LearningAgent, run: RunDir, settings: Settings, steps: int, workers: Workers) -> None:
+def _learn(learner: LearningAgent, run: RunDir, settings: Settings, steps: int, workers: Workers, device: str) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     from llmo.evaluation.demonstrations import demonstrate
@@ -109,7 +118,8 @@ def _learn(learner: LearningAgent, run: RunDir, settings: Settings, steps: int, 
     writer = SummaryWriter(str(run.path / "tensorboard"))
     done = latest.meta["env_steps"] if latest else 0
     # Not before: the workers of a population hold their cores for good.
-    venv = population_env(settings.env, settings.replicas, workers, seed=settings.seed, reward=settings.reward)
+    given = {"seed": settings.seed, "reward": settings.reward, "executor": settings.executor, "device": device}
+    venv = population_env(settings.env, settings.replicas, workers, **given)
     lost = 0
     with closing(venv), Progress(f"{settings.agent} learns, in env steps", steps, done) as progress:
 

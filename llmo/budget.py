@@ -32,7 +32,7 @@ class Cost:
 
 
 @lru_cache(maxsize=256)
-def _count(config_json: str, model_type: str, tokens: int, rank: int) -> Cost:
+def _count(config_json: str, model_type: str, tokens: int, rank: int, target_modules: tuple[str, ...]) -> Cost:
     from transformers import AutoConfig, AutoModelForCausalLM
 
     config = AutoConfig.for_model(model_type, **_loads(config_json))
@@ -42,7 +42,8 @@ def _count(config_json: str, model_type: str, tokens: int, rank: int) -> Cost:
         if rank:
             from peft import LoraConfig, get_peft_model
 
-            settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+            targets = list(target_modules) or "all-linear"
+            settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, task_type="CAUSAL_LM")
             with warnings.catch_warnings():
                 # PEFT 0.21 reads a property that transformers 5.23 has renamed.
                 warnings.simplefilter("ignore", FutureWarning)
@@ -64,12 +65,13 @@ def _loads(text: str) -> dict[str, object]:
     return fields
 
 
-def sequence_cost(config: PretrainedConfig, tokens: int, rank: int = 0) -> Cost:
+def sequence_cost(config: PretrainedConfig, tokens: int, rank: int = 0, target_modules: tuple[str, ...] = ()) -> Cost:
     """What one sequence costs, counted once for each shape and remembered.
 
     Args:
         config: Configuration of the model.
         tokens: Length of the sequence.
-        rank: Rank of the LoRA adapter on every linear layer; 0 trains all weights.
+        rank: Rank of the LoRA adapter; 0 trains all weights.
+        target_modules: Names of the linear layers that the adapter is on, as PEFT has them; empty for all of them.
     """
-    return _count(config.to_json_string(use_diff=True), config.model_type, tokens, rank)
+    return _count(config.to_json_string(use_diff=True), config.model_type, tokens, rank, target_modules)

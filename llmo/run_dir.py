@@ -111,6 +111,11 @@ class RunDir:
                     raise LlmoError(f"{name} of a resumed run", value, f"the run's own, {old.get(name)!r}")
         write_text_atomic(path, json.dumps(dict(settings), indent=2) + "\n")
 
+    def settled(self, name: str) -> Any:
+        """One of the settings that a resumed run was started with; None where there is none."""
+        path = self.path / "config.json"
+        return json.loads(path.read_bytes()).get(name) if path.exists() else None
+
     def append(self, record: Mapping[str, Any], name: str = "decisions.jsonl") -> None:
         """Append one JSON object as one line; a line that a killed process left unfinished is dropped first."""
         file = self._record(name)

@@ -25,18 +25,27 @@ def test_training_costs_two_more_products_for_each_of_the_forward_pass() -> None
     assert cost.train == 3 * cost.forward
 
 
-@pytest.mark.parametrize("rank", [4, 8])
-def test_adapters_cost_what_peft_costs(rank: int) -> None:
+@pytest.mark.parametrize(("rank", "targets"), [(4, ()), (8, ()), (2, ("q_proj", "k_proj")), (8, ("down_proj",))])
+def test_adapters_cost_what_peft_costs(rank: int, targets: tuple[str, ...]) -> None:
     model = build_model(SHAPE, 0)
-    peft = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear"))
+    wanted = list(targets) or "all-linear"
+    peft = get_peft_model(model, LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=wanted))
     ids = torch.zeros(3, TOKENS, dtype=torch.long)
     with FlopCounterMode(display=False) as forward:
         logits = peft(input_ids=ids).logits
     with FlopCounterMode(display=False) as backward:
         logits.sum().backward()
-    cost = sequence_cost(llama_config(SHAPE), TOKENS, rank)
+    cost = sequence_cost(llama_config(SHAPE), TOKENS, rank, targets)
     assert forward.get_total_flops() == 3 * cost.forward
     assert forward.get_total_flops() + backward.get_total_flops() == 3 * cost.train
+
+
+def test_an_adapter_on_fewer_layers_costs_what_its_products_cost() -> None:
+    config = llama_config(SHAPE)
+    base, width, inner = sequence_cost(config, TOKENS).forward, SHAPE.width, config.intermediate_size
+    on = sequence_cost(config, TOKENS, 4, ("v_proj", "up_proj"))
+    assert on.forward == base + 2 * TOKENS * SHAPE.depth * 4 * (2 * width + width + inner)
+    assert on.train < sequence_cost(config, TOKENS, 4).train
 
 
 def test_counting_leaves_torchs_random_state_alone_and_is_remembered() -> None:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from llmo.engine.compiled import Compiled
+from llmo.engine.compiled import Compiled, has_compiler
 from llmo.engine.distributed import distributed
 from llmo.engine.executors import Executor
 from llmo.engine.lora import BatchedLora
@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 EXECUTORS = ("single", "batched", "compiled")
+COMPILED_FROM = 10_000
+"""Environment steps from which compiling, about a minute a process on a cold cache, is paid back."""
+
+
+def population_executor(env_steps: int) -> str:
+    """The executor that takes a population through so many environment steps soonest, compiling included."""
+    return "compiled" if env_steps >= COMPILED_FROM and has_compiler() else "batched"
 
 
 def make_executor(

@@ -36,6 +36,11 @@ _GRAPHS: dict[tuple[Any, ...], Program] = {}
 """What has been compiled in this process, by the program's identity, its device and its shapes."""
 
 
+def has_compiler() -> bool:
+    """Whether there is a C++ compiler, which `torch.compile` needs on a CPU."""
+    return any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++") if name)
+
+
 class Compiled:
     """A program of many rows, compiled when it is first used.
 
@@ -52,7 +57,7 @@ class Compiled:
     lanes: int | None = LANES
 
     def __init__(self, program: Vmapped | BatchedLora) -> None:
-        if not any(shutil.which(name) for name in (os.environ.get("CXX", ""), "g++", "clang++") if name):
+        if not has_compiler():
             raise LlmoError("executor", "compiled", "batched or single, which need no C++ compiler; or g++ on the path")
         self.program, self.layout = program, program.layout
         self.seconds = 0.0

@@ -10,7 +10,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from llmo.engine.executors import Batch, Executor
 from llmo.engine.lora import BatchedLora
@@ -31,7 +31,9 @@ class Replicated(Single):
         ranks: The ranks.
     """
 
-    def __init__(self, model: nn.Module, accumulation: int, ranks: Ranks) -> None:
+    _hooked = True
+
+    def __init__(self, model: PreTrainedModel, accumulation: int, ranks: Ranks) -> None:
         # First, as it moves the parameters, which then become views of the rows.
         trained = ranks.replicate(model)
         super().__init__(model, accumulation)
@@ -60,7 +62,8 @@ class Distributed:
     def gradient(self, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """See `Executor.gradient`; the batch is whole on every rank."""
         losses, gradient = self.executor.gradient(rows, batch.pieces(self._ranks.count)[self._ranks.index])
-        return self._ranks.gather(losses), gradient if self._averages else self._ranks.mean(gradient)
+        whole = gradient[:]
+        return self._ranks.gather(losses), whole if self._averages else self._ranks.mean(whole)
 
     def logits(self, rows: Tensor, inputs: Tensor) -> Tensor:
         """See `Executor.logits`; every rank computes all of them."""
@@ -80,10 +83,9 @@ def distributed(model: PreTrainedModel, frozen: bool, ranks: Ranks) -> Distribut
     # mypy does not know `PreTrainedModel.to`.
     base: Any = model if ranks.sharded else model.to(ranks.device)  # type: ignore[arg-type]
     if frozen:
-        base.requires_grad_(False)
+        lora = BatchedLora(base, lanes=1)
         if ranks.sharded:
             ranks.shard(base)
-        lora = BatchedLora(base, lanes=1)
         return Distributed(Accumulated(lora, accumulation) if accumulation > 1 else lora, ranks, averages=False)
     kind = Sharded if ranks.sharded else Replicated
     return Distributed(kind(base, accumulation, ranks), ranks, averages=True)

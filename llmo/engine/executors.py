@@ -16,7 +16,10 @@ import torch
 from torch import Tensor
 
 from llmo.engine.layout import Layout
+from llmo.engine.pieces import Pieces
 
+Gradient = Tensor | Pieces
+"""Rows [n, P]."""
 Loss = Callable[[Tensor, Tensor, Tensor | None, Tensor | None], tuple[Tensor, Tensor]]
 """A task's loss; see `Task.loss`."""
 
@@ -69,7 +72,7 @@ class Executor(Protocol):
     def lanes(self) -> int | None:
         """How many rows are best trained side by side; None for all."""
 
-    def gradient(self, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def gradient(self, rows: Tensor, batch: Batch) -> tuple[Tensor, Gradient]:
         """One training pass; what it gives is valid until the next.
 
         Args:
@@ -77,7 +80,8 @@ class Executor(Protocol):
             batch: Of the same n.
 
         Returns:
-            The reported loss of each sequence [n, B], and the gradient of the trained loss' mean over the batch [n, P].
+            The reported loss of each sequence [n, B], and the gradient of the trained loss' mean over the batch [n, P],
+            for one row perhaps in pieces.
         """
 
     def logits(self, rows: Tensor, inputs: Tensor) -> Tensor:

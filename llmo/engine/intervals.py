@@ -15,6 +15,9 @@ from llmo.engine.optimizer import CLIP_NORM
 from llmo.engine.state import State
 from llmo.engine.vectors import WHOLE, Whole
 
+SAMPLED = 2**16
+"""Weights that are compared before and after an interval, at least, where a model has as many."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -109,8 +112,13 @@ def cosine(a: Tensor, b: Tensor, vectors: Whole = WHOLE) -> Tensor:
     return torch.where(scale > 0, vectors.dot(a, b) / scale, 0.0)
 
 
+def sampled(row: Tensor) -> Tensor:
+    """Numbers [P] spread evenly over a row, all of a small one: enough for a norm's ratio or an angle."""
+    return row[:: max(1, len(row) // SAMPLED)]
+
+
 def update_ratio(before: Tensor, after: Tensor, vectors: Whole = WHOLE) -> float:
-    """Norm of a change of weights [P] over the norm of the weights; 0 where it is not finite."""
+    """Norm of a change of weights [D] over the norm of the weights; 0 where it is not finite."""
     change, scale = vectors.norm(after - before).item(), vectors.norm(after).item()
     ratio = change / scale if scale > 0 else 0.0
     return ratio if math.isfinite(ratio) else 0.0

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from llmo.engine.intervals import Interval, cosine, tally, update_ratio
+from llmo.engine.intervals import Interval, cosine, sampled, tally, update_ratio
 from llmo.engine.rows import Rows
 from llmo.engine.state import State
 from llmo.engine.vectors import WHOLE, Whole
@@ -24,7 +24,7 @@ class Lane:
     Attributes:
         state: The row's.
         interval: What it is to do.
-        before: Its effective weights at the start, [P].
+        before: Some of its effective weights at the start; see `sampled`.
         adapter: Whether it trains LoRA factors on weights of its own.
         vectors: Norms and inner products of weights; factors are whole everywhere.
         step: Optimizer steps done.
@@ -52,21 +52,22 @@ class Lane:
         """Data cursor of the next batch."""
         return self.interval.first + self.step
 
-    def note(self, losses: Tensor, norm: Tensor, gradient: Tensor, first: Tensor) -> None:
-        """Note what the next step measures.
+    @property
+    def left(self) -> int:
+        """Optimizer steps after the next one."""
+        return self.interval.steps - 1 - self.step
 
-        Args:
-            losses: Reported loss of each sequence, [B].
-            norm: Of the gradient.
-            gradient: [D]; the last one is compared with the one before and with the first moments.
-            first: First moments before the step, [D].
-        """
+    def note(self, losses: Tensor, norm: Tensor) -> None:
+        """Note the reported loss of each sequence [B] and the gradient's norm, of the next step."""
         self.losses.append(losses)
         self.norms.append(norm)
-        left = self.interval.steps - 1 - self.step
-        if left == 1:
+
+    def compare(self, gradient: Tensor, first: Tensor) -> None:
+        """Compare the last gradient [D] with the first moments [D] before it, and with the gradient before."""
+        gradient, first = sampled(gradient), sampled(first)
+        if self.left == 1:
             self.previous = gradient.clone()
-        elif left == 0:
+        elif self.left == 0:
             vectors = WHOLE if self.adapter else self.vectors
             self.cosines = [cosine(gradient, other, vectors) for other in (first, self.previous) if other is not None]
 
@@ -143,7 +144,7 @@ class Lanes:
         losses, norms = torch.stack(lane.losses), torch.stack(lane.norms)
         tally(lane.state, lane.interval, losses.double().cpu().numpy(), norms.double().cpu().numpy())
         sums = lane.state.interval
-        sums.update_ratio = update_ratio(lane.before, after, lane.vectors)
+        sums.update_ratio = update_ratio(lane.before, sampled(after), lane.vectors)
         if not lane.state.diverged:
             sums.momentum_cosine, *rest = [value.item() for value in lane.cosines]
             sums.gradient_cosine = rest[0] if rest else 0.0

@@ -6,16 +6,20 @@ one expression, which asks nothing of the host.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from llmo.engine.pieces import Pieces
 from llmo.engine.vectors import WHOLE, Whole
 
 CLIP_NORM = 1.0
 BETAS = (0.9, 0.95)
 EPSILON = 1e-8
+AVERAGE_EVERY = 4
+"""Optimizer steps between two looks of a running average: each look reads and writes as much as an update."""
 
 
 @dataclass(frozen=True)
@@ -34,17 +38,29 @@ class Moments:
     second: Tensor
     steps: Tensor
 
+    @cached_property
+    def rows(self) -> list[tuple[Tensor, Tensor, Tensor, Tensor]]:
+        """Each row's values, moments and step count: making such views at every step costs as much as the kernel."""
+        return list(zip(self.values, self.first, self.second, self.steps, strict=True))
+
+    @cached_property
+    def pieces(self) -> dict[int, list[list[Tensor]]]:
+        """Views of rows in the pieces of a gradient, for the rows that had one."""
+        return {}
+
     def part(self, rows: slice) -> Moments:
         """Views of some of the rows."""
         return Moments(self.values[rows], self.first[rows], self.second[rows], self.steps[rows])
 
     def zeros(self) -> Moments:
         """As many rows of zeros, next to each other."""
-        return Moments(*(torch.zeros_like(part, memory_format=torch.contiguous_format) for part in vars(self).values()))
+        return Moments(
+            *(torch.zeros_like(getattr(self, name), memory_format=torch.contiguous_format) for name in _PARTS)
+        )
 
     def copy_row(self, row: int, source: Moments, place: int) -> None:
         """Overwrite a row with one of other moments."""
-        for name in vars(self):
+        for name in _PARTS:
             getattr(self, name)[row] = getattr(source, name)[place]
 
     def reset(self, row: int) -> None:
@@ -52,8 +68,13 @@ class Moments:
         self.first[row], self.second[row], self.steps[row] = 0, 0, 0
 
 
-def row_norms(gradient: Tensor, vectors: Whole = WHOLE) -> Tensor:
+_PARTS = tuple(field.name for field in fields(Moments))
+
+
+def row_norms(gradient: Tensor | Pieces, vectors: Whole = WHOLE) -> Tensor:
     """Norms of rows [n, D], [n]."""
+    if isinstance(gradient, Pieces):
+        return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradient.pieces)))[None]
     # One row at a time: a reduction over all of them may add in another order when there is only one.
     return torch.stack([vectors.norm(row) for row in gradient])
 
@@ -65,7 +86,7 @@ class Settings:
     Attributes:
         rates: Learning rates, [n].
         decays: Decoupled weight decays, [n].
-        memory: How much of the current weights the running averages take in, each in (0, 1], [n].
+        memory: How much of the current weights the running averages take in, each in [0, 1], [n].
     """
 
     rates: list[float]
@@ -73,22 +94,33 @@ class Settings:
     memory: list[float]
 
 
+def averaging(step: int, interval: int) -> float:
+    """How much of the weights a running average over about two intervals takes in: some at every fourth step.
+
+    Args:
+        step: Of the interval, from 0.
+        interval: Optimizer steps in one.
+    """
+    every = min(AVERAGE_EVERY, interval)
+    return 0.0 if step % every else every / (2 * interval)
+
+
 def average(averaged: Tensor, effective: Tensor, settings: Settings, sound: Tensor) -> None:
     """Take the weights that a batch has seen, [n, P], into the running averages of the sound rows, in place."""
     if averaged.device.type == "cpu":
         for row, (memory, good) in enumerate(zip(settings.memory, sound.tolist(), strict=True)):
-            if good:
+            if good and memory:
                 averaged[row].lerp_(effective[row], memory)
     else:
         memories = torch.tensor(settings.memory, device=averaged.device)[:, None]
         averaged.copy_(torch.where(sound[:, None], averaged.lerp(effective, memories), averaged))
 
 
-def update_each(moments: Moments, gradient: Tensor, norms: Tensor, settings: Settings, sound: Tensor) -> None:
+def update_each(moments: Moments, gradient: Tensor | Pieces, norms: Tensor, settings: Settings, sound: Tensor) -> None:
     """One update of each sound row, in place, with torch's fused kernel.
 
     Args:
-        moments: Of n rows.
+        moments: Of n rows or more.
         gradient: [n, D]; scaled in place where it is clipped.
         norms: Of the gradients, [n].
         settings: Of the step.
@@ -98,13 +130,19 @@ def update_each(moments: Moments, gradient: Tensor, norms: Tensor, settings: Set
     for row, (norm, rate, decay, good) in enumerate(flags):
         if not good:
             continue
-        if norm > CLIP_NORM:
-            gradient[row].mul_(CLIP_NORM / norm)
-        steps = moments.steps[row]
+        *parts, steps = moments.rows[row]
         steps += 1
+        if isinstance(gradient, Pieces):
+            if row not in moments.pieces:
+                moments.pieces[row] = [gradient.views(part) for part in parts]
+            gradients, (values, first, second) = gradient.pieces, moments.pieces[row]
+        else:
+            gradients, (values, first, second) = [gradient[row]], ([part] for part in parts)
+        if norm > CLIP_NORM:
+            torch._foreach_mul_(gradients, CLIP_NORM / norm)
         # What `torch.optim.AdamW(fused=True)` calls, without its bookkeeping, which costs more than the update.
         torch._fused_adamw_(
-            [moments.values[row]], [gradient[row]], [moments.first[row]], [moments.second[row]], [], [steps],
+            values, gradients, first, second, [], [steps] * len(values),
             lr=rate, beta1=BETAS[0], beta2=BETAS[1], weight_decay=decay, eps=EPSILON, amsgrad=False, maximize=False,
         )  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 from dataclasses import replace
 from datetime import timedelta
@@ -27,6 +28,11 @@ def first_rank() -> bool:
     return not launched() or os.environ.get("RANK") == "0"
 
 
+def _leave() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+
+
 class Ranks:
     """The processes that train one model together.
 
@@ -46,8 +52,11 @@ class Ranks:
 
     def __init__(self, settings: SingleSettings) -> None:
         from accelerate import Accelerator, InitProcessGroupKwargs
-        from accelerate.utils import FullyShardedDataParallelPlugin
 
+        self.sharded = os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"
+        version = os.environ.get("FSDP_VERSION", "1")
+        if self.sharded and version != "2":
+            raise LlmoError("accelerate's --fsdp_version", version, "2")
         # Otherwise transformers leaves the weights of what it loads on the other ranks empty, a teacher's too.
         os.environ["FSDP_CPU_RAM_EFFICIENT_LOADING"] = "false"
         try:
@@ -58,6 +67,8 @@ class Ranks:
             )
         except ValueError as error:
             raise LlmoError("precision", settings.precision, f"that of the process's other runs ({error})") from error
+        # Its threads must not outlive the interpreter: a rank that ends first would abort.
+        atexit.register(_leave)
         kind, precision = self._accelerator.distributed_type.value, self._accelerator.mixed_precision
         if kind not in ("MULTI_CPU", "MULTI_GPU", "FSDP"):
             raise LlmoError("accelerate's kind of training", kind, "DDP or FSDP; ACCELERATE_USE_CPU=true for CPUs")
@@ -67,18 +78,27 @@ class Ranks:
         self.count, self.index = self._accelerator.num_processes, self._accelerator.process_index
         # Where there is only one CPU, `cpu:0` is another name that makes torch copy.
         self.device = torch.device("cpu") if kind == "MULTI_CPU" else self._accelerator.device
-        self.sharded = os.environ.get("ACCELERATE_USE_FSDP", "false") == "true"
         if self.sharded:
-            state = self._accelerator.state
-            if kind == "MULTI_CPU":
-                # accelerate gives its plugin to GPUs only; what the plugin says holds for CPUs as well.
-                state.fsdp_plugin = FullyShardedDataParallelPlugin()
-                if precision == "bf16":
-                    state.fsdp_plugin.set_mixed_precision(precision)
-            if state.fsdp_plugin.fsdp_version != 2:
-                raise LlmoError("accelerate's --fsdp_version", state.fsdp_plugin.fsdp_version, "2")
-            checkpointing = settings.checkpointing or state.fsdp_plugin.activation_checkpointing
-            self.settings = replace(self.settings, checkpointing=checkpointing)
+            plugin = self._sharding(kind)
+            self.settings = replace(
+                self.settings, checkpointing=settings.checkpointing or plugin.activation_checkpointing
+            )
+
+    def _sharding(self, kind: str) -> Any:
+        """Accelerate's settings of FSDP."""
+        from accelerate.utils import FullyShardedDataParallelPlugin
+
+        state = self._accelerator.state
+        if kind == "MULTI_CPU":
+            # accelerate gives its plugin to GPUs only; what the plugin says holds for CPUs as well.
+            state.fsdp_plugin = FullyShardedDataParallelPlugin()
+            if state.mixed_precision == "bf16":
+                state.fsdp_plugin.set_mixed_precision("bf16")
+        plugin = state.fsdp_plugin
+        if plugin.mixed_precision_policy is not None:
+            # The loss is computed in float32.
+            plugin.mixed_precision_policy = replace(plugin.mixed_precision_policy, output_dtype=None)
+        return plugin
 
     def total(self, part: Tensor) -> Tensor:
         """Sum over the ranks."""
@@ -105,7 +125,7 @@ class Ranks:
         """The model in DDP."""
         return self._accelerator.prepare_model(model)
 
-    def shard(self, model: nn.Module) -> nn.Module:
+    def shard(self, model: nn.Module) -> Any:
         """Share a model's parameters out by FSDP2, in place."""
         from accelerate.utils.fsdp_utils import fsdp2_prepare_model
 

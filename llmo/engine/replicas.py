@@ -18,6 +18,7 @@ from llmo.engine.batches import fixed_mixture
 from llmo.engine.choice import make_executor, valid_device
 from llmo.engine.dropout import blocks
 from llmo.engine.layout import MAX_RANK, FactorLayout
+from llmo.engine.memory import Passes
 from llmo.engine.ranks import Ranks, launched
 from llmo.engine.rows import Rows
 from llmo.engine.single import SingleSettings
@@ -77,6 +78,7 @@ class Replicas:
         self.rows = Rows(replicas, self.layout, self.device)
         self.states: list[State] = [None] * replicas  # type: ignore[list-item]
         self._soft_targets = SoftTargets(self.executor, self.device)
+        self._passes = Passes(self.executor)
         self._costs: dict[tuple[int, int, tuple[str, ...]], Cost] = {}
 
     @property

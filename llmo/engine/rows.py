@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from llmo.engine.layout import ALIGNED, Layout
+from llmo.engine.memory import check_replicas
 from llmo.engine.optimizer import Moments
 
 
@@ -31,12 +32,16 @@ class Rows:
         averaged: Running average of the effective weights, [N, P].
         best_weights: [N, P].
         best_factors: [N, Q].
+
+    Raises:
+        LlmoError: Memory does not hold them.
     """
 
     def __init__(self, replicas: int, layout: Layout, device: torch.device) -> None:
         p, q = layout.width, layout.adapter_width
         widths = (p, p, p, ALIGNED, q, q, q, ALIGNED)
         size = sum(widths)
+        check_replicas(replicas, 4 * (2 * size + p), device)
         self.buffer = torch.zeros(replicas, 2 * size + p, device=device)
         self.live, self.best, self.averaged = self.buffer.split((size, size, p), 1)
         weights, first, second, steps, *lora = self.live.split(widths, 1)

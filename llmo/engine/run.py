@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
@@ -14,10 +14,10 @@ from llmo.engine.adapters import adapter_gradient, merge
 from llmo.engine.batches import tracking_mixture
 from llmo.engine.dropout import dropout_masks
 from llmo.engine.executors import Batch
-from llmo.engine.intervals import draw_interval
+from llmo.engine.intervals import draw_interval, sampled
 from llmo.engine.lanes import Lane, Lanes
 from llmo.engine.measuring import measurement
-from llmo.engine.optimizer import Settings, average, row_norms, update_each, update_together
+from llmo.engine.optimizer import Settings, average, averaging, row_norms, update_each, update_together
 from llmo.engine.replicas import Replicas
 from llmo.engine.scoring import score_in_passes
 from llmo.measurement import Measurement
@@ -56,7 +56,7 @@ class Run(Replicas):
         """A row with its next interval."""
         state, vocabulary = self.states[row], self.config.vocab_size
         interval = draw_interval(row, state, steps[row], self.step_cost(row), self.default_rate(row), vocabulary)
-        before = self.effective([row])[0].clone()
+        before = sampled(self.effective([row])[0]).clone()
         return Lane(state, interval.to(self.device), before, self.has_own_adapter(row), self.layout.vectors)
 
     def _effective(self, lanes: Lanes) -> Tensor:
@@ -77,16 +77,17 @@ class Run(Replicas):
         effective = self._effective(lanes)
         soft = self._soft_targets(active, lanes.averaged[n], inputs)
         loss = type(states[0].problem.task).loss
-        losses, gradient = self.executor.gradient(
-            effective, Batch(inputs, labels, loss, self._dropout(active, inputs), *soft)
-        )
+        batch = Batch(inputs, labels, loss, self._dropout(active, inputs), *soft)
+        losses, gradient = self._passes.gradient(effective, batch)
         settings = Settings(
             [lane.interval.rates[lane.step] for lane in active],
             [state.hyperparameters.weight_decay for state in states],
-            [1 / max(2, 2 * state.problem.interval) for state in states],
+            [averaging(lane.step, lane.state.problem.interval) for lane in active],
         )
-        finite = torch.isfinite(losses).all(1) & lanes.alive[n]
-        update = update_each if self.device.type == "cpu" else update_together
+        update: Callable[..., None] = update_each
+        full, lora = lanes.full, lanes.lora
+        if self.device.type != "cpu":
+            update, gradient, full, lora = update_together, gradient[:], full.part(n), lora.part(n)
         vectors = self.layout.vectors
         norms = row_norms(gradient, vectors)
         own = [place for place, lane in enumerate(active) if lane.adapter]
@@ -94,22 +95,27 @@ class Run(Replicas):
             factors = torch.zeros_like(lanes.lora.values[n])
             factors[own] = vectors.total(adapter_gradient(self.layout, gradient[own], lanes.lora.values[own]))
             norms[own] = row_norms(factors[own])
-        sound = finite & torch.isfinite(norms)
+        # A sum is finite where all its terms are.
+        sound = torch.isfinite(losses.sum(1) + norms) & lanes.alive[n]
         for place, lane in enumerate(active):
             trained, moments = (factors, lanes.lora) if lane.adapter else (gradient, lanes.full)
-            lane.note(losses[place], norms[place], trained[place], moments.first[place])
+            lane.note(losses[place], norms[place])
+            if lane.left <= 1:
+                lane.compare(trained[place], moments.first[place])
         average(lanes.averaged[n], effective, settings, sound)
         if own:
             adapters = torch.tensor([lane.adapter for lane in active], device=sound.device)
-            update(lanes.lora.part(n), factors, norms, settings, sound & adapters)
-            update(lanes.full.part(n), gradient, norms, settings, sound & ~adapters)
+            update(lora, factors, norms, settings, sound & adapters)
+            update(full, gradient, norms, settings, sound & ~adapters)
         else:
-            update(lanes.full.part(n), gradient, norms, settings, sound)
+            update(full, gradient, norms, settings, sound)
         return lanes.advance(sound)
 
     def _dropout(self, active: list[Lane], inputs: Tensor) -> Tensor | None:
         """Dropout masks of the lanes' next step, [n, L, B, T, width]; None where no lane drops."""
         rates = np.array([lane.state.hyperparameters.dropout for lane in active])
+        if not rates.any():
+            return None
         seeds = np.array([lane.state.problem.seed for lane in active], np.uint64)
         cursors = np.array([lane.cursor for lane in active])
         shape = (self.blocks, *inputs.shape[1:], self.config.hidden_size)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -19,6 +19,9 @@ from llmo.engine.layout import ALIGNED, Layout, Linear
 from llmo.engine.ranks import Ranks
 from llmo.engine.single import Single
 from llmo.engine.vectors import Whole
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 class Split(Whole):
@@ -133,7 +136,9 @@ class Sharded(Single):
         ranks: The ranks.
     """
 
-    def __init__(self, model: nn.Module, accumulation: int, ranks: Ranks) -> None:
+    _hooked = True
+
+    def __init__(self, model: PreTrainedModel, accumulation: int, ranks: Ranks) -> None:
         self._ranks = ranks
         super().__init__(ranks.shard(model), accumulation)
 
@@ -156,8 +161,8 @@ class Sharded(Single):
 
     def gradient(self, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """See `Executor.gradient`; the gradient is averaged over the ranks, and this rank's shard of it."""
-        losses, gradient = super().gradient(rows, batch)
+        losses, _ = super().gradient(rows, batch)
         for name, parameter in self._shards.items():
             self._views[name].copy_(parameter.grad.to_local())
             parameter.grad = None
-        return losses, gradient
+        return losses, self._gradient

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from llmo.engine.dropout import BlockDropout
-from llmo.engine.executors import Batch, Executor, causal_inputs
+from llmo.engine.executors import Batch, Executor, Gradient
 from llmo.engine.layout import Layout
+from llmo.engine.pieces import Pieces
 from llmo.errors import LlmoError
 
 if TYPE_CHECKING:
@@ -76,15 +77,21 @@ class Single:
     """
 
     lanes: int | None = 1
+    _hooked = False
+    """Whether something waits for each parameter's gradient to be added up, as DDP and FSDP do."""
 
-    def __init__(self, model: nn.Module, accumulation: int = 1) -> None:
+    def __init__(self, model: PreTrainedModel, accumulation: int = 1) -> None:
         self.layout = self._layout(model)
+        # Without a mask of ours the fused kernel knows that it is causal; populations need the eager one.
+        model.set_attn_implementation("sdpa")
         self.model = model.train()
         self._trained: Any = self.model
         self.dropout = BlockDropout(model)
         self._accumulation, self._bound = accumulation, 0
-        self._gradient = torch.zeros(1, self.layout.width, device=next(model.parameters()).device)
-        self._bind_gradient(self.layout.unflatten(self._gradient[0]))
+        self._parameters = list(model.parameters())
+        if accumulation > 1 or self._hooked:
+            self._gradient = torch.zeros(1, self.layout.width, device=self._parameters[0].device)
+            self._bind_gradient(self.layout.unflatten(self._gradient[0]))
 
     def _layout(self, model: nn.Module) -> Layout:
         return Layout(model)
@@ -105,27 +112,33 @@ class Single:
         """Around the micro-batches that do not complete a gradient."""
         return nullcontext()
 
-    def gradient(self, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    def gradient(self, rows: Tensor, batch: Batch) -> tuple[Tensor, Gradient]:
         """See `Executor.gradient`; n is 1."""
         (row,) = rows
         *pieces, last = batch.pieces(self._accumulation)
         self._bind(row)
+        if not pieces and not self._hooked:
+            loss, reported = self._forward(last)
+            return reported, Pieces(self.layout, list(torch.autograd.grad(loss, self._parameters)))
         self._gradient.zero_()
-        if not pieces:
-            return self._backward(last), self._gradient
         with self._unfinished():
             losses = [self._backward(piece) for piece in pieces]
         losses.append(self._backward(last))
         return torch.cat(losses, 1), self._gradient
 
-    def _backward(self, batch: Batch) -> Tensor:
-        """Add a batch's share to the gradient; its reported losses [1, B]."""
+    def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """A batch's share of the loss that is trained, and its reported losses [1, B]."""
         self.dropout.masks = None if batch.masks is None else batch.masks[0]
-        logits = self._trained(**causal_inputs(batch.inputs[0])).logits[None]
+        logits = self._trained(input_ids=batch.inputs[0], use_cache=False).logits[None]
         trained, reported = batch.loss(logits, batch.labels, batch.teacher, batch.share)
         mean = trained.mean()
-        (mean if self._accumulation == 1 else mean / self._accumulation).backward()
-        return reported.detach().mean(-1)
+        return mean if self._accumulation == 1 else mean / self._accumulation, reported.detach().mean(-1)
+
+    def _backward(self, batch: Batch) -> Tensor:
+        """Add a batch's share to the gradient; its reported losses [1, B]."""
+        loss, reported = self._forward(batch)
+        loss.backward()
+        return reported
 
     @torch.no_grad()
     def logits(self, rows: Tensor, inputs: Tensor) -> Tensor:
@@ -134,7 +147,7 @@ class Single:
         logits = []
         for row, ids in zip(rows, inputs, strict=True):
             self._bind(row)
-            logits.append(self.model(**causal_inputs(ids)).logits)
+            logits.append(self.model(input_ids=ids, use_cache=False).logits)
         return torch.stack(logits) if len(logits) > 1 else logits[0][None]
 
 
@@ -156,7 +169,7 @@ class Accumulated:
         for piece in batch.pieces(self._accumulation):
             loss, gradient = self.executor.gradient(rows, piece)
             losses.append(loss)
-            total.add_(gradient, alpha=1 / self._accumulation)
+            total.add_(gradient[:], alpha=1 / self._accumulation)
         return torch.cat(losses, 1), total
 
     def logits(self, rows: Tensor, inputs: Tensor) -> Tensor:

@@ -35,7 +35,7 @@ class Walk:
 
 
 def check_action(name: str, findings: Findings) -> None:
-    """Check an action by its registered name, in an environment that has it on its menu, where there is one."""
+    """Check an action by its registered name, in every environment that has it on its menu."""
     action: Action | None = None
     with findings.that("is an Action, made without arguments"):
         made = catalog.get("actions", name)()
@@ -43,22 +43,28 @@ def check_action(name: str, findings: Findings) -> None:
         action = made
     if action is None:
         return
-    walk = states(_environment_with(name))
+    for env in _environments_with(name):
+        _check_in(env, name, action, findings)
+
+
+def _environments_with(name: str) -> list[str]:
+    """Those that have an action on their menus; the one with the longest menu where nobody has it."""
+    catalog.load("envs")
+    menus = {env: env_spec(env).menu for env in catalog.KINDS["envs"].names()}
+    return [env for env in menus if name in menus[env]] or [max(menus, key=lambda env: len(menus[env]))]
+
+
+def _check_in(env: str, name: str, action: Action, findings: Findings) -> None:
+    walk = states(env)
     here: Snapshot | None = None
-    with findings.that("asking whether it is allowed changes nothing, and somewhere it is"):
+    with findings.that(f"in {env}: asking whether it is allowed changes nothing, and somewhere it is"):
         here = _allowed_somewhere(action, walk)
     if here is None:
         return
-    with findings.that("it changes its own run only, which trains on at a price"):
+    with findings.that(f"in {env}: it changes its own run only, which trains on at a price"):
         _applies(name, action, walk.population, here)
-    with findings.that("restoring undoes it bit for bit"):
+    with findings.that(f"in {env}: restoring undoes it bit for bit"):
         _undone(action, walk.population, here)
-
-
-def _environment_with(name: str) -> str:
-    catalog.load("envs")
-    names = catalog.KINDS["envs"].names()
-    return next((env for env in names if name in env_spec(env).menu), names[0])
 
 
 @lru_cache(maxsize=4)
@@ -81,11 +87,14 @@ def states(env: str) -> Walk:
 
 
 def _with_a_teacher(spec: EnvSpec) -> Instance:
-    """The cheapest of some train instances on which nothing is closed, with a budget for the walk."""
+    """The cheapest of some train instances on which nothing is closed, with room in its adapter, if it starts with one.
+
+    It has a budget for the walk.
+    """
     found = [spec.draw("train", index, 3.0) for index in range(64)]
     whole = [instance for instance in found if not (instance.closed or instance.neutral)] or found
     taught = [instance for instance in whole if instance.teacher] or whole
-    return min(taught, key=lambda instance: instance.budget)
+    return min(taught, key=lambda instance: (instance.rank, instance.budget))
 
 
 def _allowed_somewhere(action: Action, walk: Walk) -> Snapshot:

@@ -117,8 +117,14 @@ def _refused(env: TrainingEnv, action: Any, what: str) -> None:
     require(False, f"{what} is accepted")
 
 
+def _short_step(env: TrainingEnv) -> dict[str, int]:
+    """Options of a reset: of some instances, the one whose steps take the fewest optimizer steps."""
+    draw = env.population.spec.draw
+    return {"instance": min(range(16), key=lambda index: draw("train", index, 1.0).interval)}
+
+
 def _masked_runs_as_keep(env: TrainingEnv) -> None:
-    env.reset(seed=2)
+    env.reset(options=_short_step(env))
     masked = np.flatnonzero(~env.action_masks())
     before, keep = env.snapshot(), env.action_names.index("keep")
     kept = env.step(keep)
@@ -130,7 +136,7 @@ def _masked_runs_as_keep(env: TrainingEnv) -> None:
 
 
 def _restores(env: TrainingEnv) -> None:
-    env.reset(seed=3)
+    env.reset(options=_short_step(env))
     env.step(env.action_names.index("keep"))
     before = env.snapshot()
     after = env.step(env.action_names.index("keep"))

@@ -19,7 +19,7 @@ NUMBERS = {"observations": np.float32, "masks": np.bool_, "rewards": np.float32,
 """The fields of a `Frame` that go through shared memory."""
 
 
-class Board:
+class SharedFrame:
     """The numbers of n slots in memory that two processes share.
 
     The memory has no name, so nothing is left behind however the processes end.
@@ -50,7 +50,7 @@ class Board:
 
 
 def _serve(
-    pipe: Connection, board: Board, core: int | None, environment: dict[str, str], arguments: dict[str, Any]
+    pipe: Connection, shared: SharedFrame, core: int | None, environment: dict[str, str], arguments: dict[str, Any]
 ) -> None:
     """The life of one worker process: answer requests until nobody is left who asks."""
     if core is not None:
@@ -60,12 +60,12 @@ def _serve(
     while True:
         try:
             number, method, values = pipe.recv()
-            pipe.send((number, *_answer(share, board, method, values)))
+            pipe.send((number, *_answer(share, shared, method, values)))
         except (EOFError, OSError):
             return
 
 
-def _answer(share: Share, board: Board, method: str, values: tuple[Any, ...]) -> tuple[bool, Any]:
+def _answer(share: Share, shared: SharedFrame, method: str, values: tuple[Any, ...]) -> tuple[bool, Any]:
     """Whether a request went well, and its answer without the numbers, or the error."""
     try:
         frame = share.answer(method, *values)
@@ -74,7 +74,7 @@ def _answer(share: Share, board: Board, method: str, values: tuple[Any, ...]) ->
         return False, error
     if frame is None:
         return True, None
-    board.write(frame)
+    shared.write(frame)
     return True, (frame.infos, frame.reset_infos)
 
 
@@ -82,16 +82,16 @@ class ProcessWorker(Worker):
     """A share in a process of its own.
 
     Args:
-        board: For the numbers of its slots.
+        shared: For the numbers of its slots.
         core: The one core it runs on; None for any.
         arguments: Of `PopulationVecEnv`.
     """
 
-    def __init__(self, board: Board, core: int | None, arguments: dict[str, Any]) -> None:
-        self._board = board
+    def __init__(self, shared: SharedFrame, core: int | None, arguments: dict[str, Any]) -> None:
+        self._shared = shared
         self._pipe, there = multiprocessing.Pipe()
         self._asked = 0
-        given = (there, board, core, dict(os.environ), arguments)
+        given = (there, shared, core, dict(os.environ), arguments)
         self.process: Any = context().Process(target=_serve, args=given, daemon=True)  # type: ignore[attr-defined]
         self.process.start()
         there.close()
@@ -117,7 +117,7 @@ class ProcessWorker(Worker):
                 raise self._died() from error
         if not sound:
             raise WorkerLost("is out of memory") if isinstance(value, MemoryError) else value
-        return None if value is None else Frame(**self._board.read(), infos=value[0], reset_infos=value[1])
+        return None if value is None else Frame(**self._shared.read(), infos=value[0], reset_infos=value[1])
 
     def end(self) -> None:
         """See `Worker.end`."""
@@ -137,8 +137,8 @@ class ProcessVecEnv(WorkerVecEnv):
     """
 
     def _start(self, worker: int) -> Worker:
-        board = Board(self._each, self._features, self._menu)
-        return ProcessWorker(board, self._core(worker), self._arguments[worker])
+        shared = SharedFrame(self._each, self._features, self._menu)
+        return ProcessWorker(shared, self._core(worker), self._arguments[worker])
 
     def _core(self, worker: int) -> int | None:
         if len(self._arguments) > cores() or not hasattr(os, "sched_getaffinity"):

@@ -65,12 +65,14 @@ class Episode:
         record: What it holds.
         scheduled: Whether the agent sets the rate by a schedule, and so plays by itself.
         shape: Shape of its model, in words.
+        base: Name of the frozen model that it shares with others; empty where it has weights of its own.
     """
 
     path: Path
     record: EpisodeRecord
     scheduled: bool
     shape: str
+    base: str
 
 
 def replay(folder: str) -> list[str]:
@@ -118,17 +120,18 @@ def _read(path: Path) -> Episode:
     for decision in record.decisions:
         spec.space.action(decision.chosen)
     schedule = catalog.make_agent(job.agent, **dict(job.parameters)).schedules([record.result.start])[0]
-    return Episode(path, record, schedule is not None, str(spec.draw(job.split, job.index, job.budget).shape))
+    instance = spec.draw(job.split, job.index, job.budget)
+    return Episode(path, record, schedule is not None, str(instance.shape), spec.frozen_base(instance))
 
 
 def _groups(episodes: Sequence[Episode]) -> Iterator[list[Episode]]:
-    """Episodes that are re-executed together: of one environment, executor and shape."""
+    """Episodes that are re-executed together: of one environment, executor, shape and frozen base."""
 
-    def key(episode: Episode) -> tuple[str, str, bool, str]:
+    def key(episode: Episode) -> tuple[str, str, bool, str, str]:
         job = episode.record.result.job
-        return job.env, job.executor, episode.scheduled, episode.shape
+        return job.env, job.executor, episode.scheduled, episode.shape, episode.base
 
-    for (_, executor, _, _), group in groupby(sorted(episodes, key=key), key):
+    for (_, executor, *_), group in groupby(sorted(episodes, key=key), key):
         alike = list(group)
         together = TOGETHER if executor == "batched" else 1
         yield from (alike[first : first + together] for first in range(0, len(alike), together))

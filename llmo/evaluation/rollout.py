@@ -18,23 +18,26 @@ from llmo.tasks.text import PARTS, load_corpus
 
 
 def chunks(jobs: Sequence[Job], replicas: int) -> list[list[Job]]:
-    """Jobs in groups of at most `replicas` that train models of one shape for about equally long, the costly first.
+    """Jobs in groups of at most `replicas` that train in one program for about equally long, the costly first.
 
-    Who is in a group changes how fast it is, not what comes out.
+    What trains in one program has one shape, and one frozen base where there is one. Who is in a group changes how fast
+    it is, not what comes out.
     """
 
-    def cost(job: Job) -> tuple[str, str, str, int, float]:
-        instance = env_spec(job.env).draw(job.split, job.index, job.budget)
-        return job.env, job.executor, str(instance.shape), instance.interval, instance.budget
+    def cost(job: Job) -> tuple[tuple[str, str, str, str], int, float]:
+        spec = env_spec(job.env)
+        instance = spec.draw(job.split, job.index, job.budget)
+        program = job.env, job.executor, str(instance.shape), spec.frozen_base(instance)
+        return program, instance.interval, instance.budget
 
     groups: list[list[Job]] = []
-    kind: tuple[str, ...] = ()
-    for key, job in sorted(((cost(job), job) for job in jobs), key=lambda pair: pair[0], reverse=True):
-        if key[:3] == kind and len(groups[-1]) < replicas:
+    last: tuple[str, ...] = ()
+    for (program, *_), job in sorted(((cost(job), job) for job in jobs), key=lambda pair: pair[0], reverse=True):
+        if program == last and len(groups[-1]) < replicas:
             groups[-1].append(job)
         else:
             groups.append([job])
-        kind = key[:3]
+        last = program
     return groups
 
 

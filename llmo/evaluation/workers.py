@@ -73,7 +73,11 @@ def find_workers(asked: str | int, replicas: int | None = None) -> Workers:
 
 
 def population_env(env: str, replicas: int, workers: Workers, **parameters: Any) -> SlotVecEnv:
-    """A population that some workers share, or one in this process; see `WorkerVecEnv` and `PopulationVecEnv`."""
+    """A population that some workers share, or one in this process; see `WorkerVecEnv` and `PopulationVecEnv`.
+
+    This process uses one thread from now on, so that what a policy learns here does not depend on who plays either.
+    """
+    one_thread()
     if workers.kind == "ray":
         from llmo.evaluation.ray_env import RayVecEnv
 
@@ -82,5 +86,4 @@ def population_env(env: str, replicas: int, workers: Workers, **parameters: Any)
         from llmo.evaluation.process_env import ProcessVecEnv
 
         return ProcessVecEnv(env, replicas, workers.count, **parameters)
-    one_thread()
     return PopulationVecEnv(env, replicas, **parameters)

@@ -1,7 +1,8 @@
 """Instances: everything that makes one training problem, drawn from a seeded distribution.
 
 `train`, `dev` and `test` share no text, no seed and no model shape. An optimizer step is 2 sequences of 32 tokens.
-`problem.py` builds what is drawn here.
+`draw_instance` is the distribution of llmo/LanguageModel-v0; others draw what they share with it by the same functions.
+`problem.py` builds what is drawn.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ import math
 import numbers
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from llmo.budget import Cost, sequence_cost
 from llmo.engine.models import ModelShape, llama_config, load_pretrained
 from llmo.errors import LlmoError
 from llmo.hyperparameters import Start
+from llmo.mdp.materials import Source, draw_sources, draw_teacher, others
 from llmo.tasks.text import DOMAINS, PARTS
 
 SHAPES = {
@@ -38,30 +39,14 @@ BUDGET_FACTOR = 16.0
 SMALL_UNTIL = 6.0
 """Multiple of the smallest budget from which all models are large."""
 LEAST_INTERVAL = 8
+SLACK = 1 + 1e-9
+"""Factor on budgets, so that rounding does not cost an episode its last step."""
 FARTHEST = {"prose": "code", "docstrings": "code", "code": "prose"}
 """Base domain of an intact start, by target: from a nearer one, small budgets improve nothing on train instances."""
 DAMAGES = (0.0, 0.25, 0.5)
 """Noise on a base's weights, relative to their standard deviation."""
 HIDEABLE = ("gradient", "sources", "teacher")
 CLOSABLE = ("adapter", "augment", "distil", "load", "rollback")
-Kind = Literal["clean", "noisy", "off_domain", "both"]
-
-
-@dataclass(frozen=True)
-class Source:
-    """One material to train on.
-
-    Attributes:
-        kind: Clean target text, noisy target text, clean text of another domain, or noisy text of another.
-        domain: Where the text comes from.
-        bytes: How much of it, about.
-        noise: Share of tokens replaced by random ones, 0 to 1.
-    """
-
-    kind: Kind
-    domain: str
-    bytes: int
-    noise: float
 
 
 @dataclass(frozen=True)
@@ -87,6 +72,8 @@ class Instance:
         budget: FLOPs.
         neutral: Feature groups that cannot be seen (train instances only).
         closed: First words of the actions that are not on offer (train instances only).
+        rank: Of the LoRA adapter that is trained on the frozen base; 0 where all weights are trained.
+        target_modules: Names of the linear layers that the adapter is on, as PEFT has them; empty for all of them.
     """
 
     part: str
@@ -107,23 +94,31 @@ class Instance:
     budget: float
     neutral: tuple[str, ...]
     closed: tuple[str, ...]
+    rank: int = 0
+    target_modules: tuple[str, ...] = ()
+
+    @property
+    def base_model(self) -> str:
+        """Name of the shipped model that training starts from; empty from scratch."""
+        return self.base and f"base-{self.base}-{self.shape}"
 
 
-def plain_cost(shape: ModelShape, interval: int) -> float:
-    """FLOPs of one environment step with all weights trained and no teacher."""
-    cost = _cost(shape)
+def plain_cost(cost: Cost, interval: int) -> float:
+    """FLOPs of one environment step without a teacher, for a model whose sequences have a cost."""
     return interval * BATCH * cost.train + VALIDATION_SEQUENCES * cost.forward
 
 
-def first_cost(shape: ModelShape, teacher: str) -> float:
-    """FLOPs of the measurement before the first step: a validation pass of the model and of a teacher, if any."""
-    costs = [_cost(shape), *([_teacher_cost(teacher)] if teacher else [])]
-    return sum(VALIDATION_SEQUENCES * cost.forward for cost in costs)
+def episode_cost(cost: Cost, teacher: str, steps: int, interval: int) -> float:
+    """FLOPs of an episode that only keeps, with its first measurement: of the model and of a teacher, if any."""
+    costs = [cost, *([_teacher_cost(teacher)] if teacher else [])]
+    first = sum(VALIDATION_SEQUENCES * cost.forward for cost in costs)
+    return steps * plain_cost(cost, interval) + first
 
 
 @lru_cache(maxsize=64)
-def _cost(shape: ModelShape) -> Cost:
-    return sequence_cost(llama_config(shape), TOKENS)
+def model_cost(shape: ModelShape, rank: int = 0, target_modules: tuple[str, ...] = ()) -> Cost:
+    """FLOPs of one sequence; see `sequence_cost`."""
+    return sequence_cost(llama_config(shape), TOKENS, rank, target_modules)
 
 
 @lru_cache(maxsize=64)
@@ -142,51 +137,33 @@ def draw_instance(part: str, index: int, budget_scale: float = 1.0) -> Instance:
     Raises:
         LlmoError: No such part, no such index, or the scale is not positive and finite.
     """
-    if part not in PARTS:
-        raise LlmoError("split", part, PARTS)
-    if isinstance(index, bool) or not isinstance(index, numbers.Integral) or index < 0:
-        raise LlmoError("instance", index, "an index from 0")
-    if not 0 < budget_scale < math.inf:
-        raise LlmoError("budget scale", budget_scale, "a positive finite number")
-    index = int(index)
-    rng = np.random.default_rng([PARTS.index(part), index])
+    rng = np.random.default_rng(valid_place(part, index, budget_scale))
     domain = str(rng.choice(DOMAINS))
-    others = [other for other in DOMAINS if other != domain]
-    kinds = ["clean", "noisy", str(rng.choice(["noisy", "off_domain", "both", "clean"]))]
-    rng.shuffle(kinds)
-    sources = tuple(_draw_source(rng, kind, domain, others) for kind in kinds)
-    count = int(rng.choice([0, 1, 2], p=[0.4, 0.4, 0.2]))
-    changes = []
-    order = (0, 1, 2)
-    for share in sorted(rng.uniform(0.25, 0.75, count)):
-        order = _another_order(rng, order)
-        changes.append((float(share), order))
+    sources, changes = draw_sources(rng, domain)
     start: Start = "scratch" if rng.random() < 0.5 else "pretrained"
     damage = float(rng.choice(DAMAGES, p=[0.2, 0.4, 0.4])) if start == "pretrained" else 0.0
-    base = str(rng.choice(others)) if damage else FARTHEST[domain]
-    choice = rng.choice(["none", "good", "early", "off_domain"], p=[0.4, 0.3, 0.15, 0.15])
-    teacher_domain = str(rng.choice(others)) if choice == "off_domain" else domain
-    teacher = "" if choice == "none" else f"teacher-{teacher_domain}-{'early' if choice == 'early' else 'good'}"
+    base = str(rng.choice(others(domain))) if damage else FARTHEST[domain]
+    teacher = draw_teacher(rng, domain)
     shape, steps, interval = _draw_size(rng, part)
     return Instance(
         part=part,
-        index=index,
-        seed=int(rng.integers(2**61)) * 3 + PARTS.index(part),
+        index=int(index),
+        seed=draw_seed(rng, part),
         shape=shape,
         domain=domain,
-        text_group=f"{domain}/{rng.integers(TEXT_GROUPS)}",
+        text_group=draw_text_group(rng, domain),
         sources=sources,
-        changes=tuple(changes),
+        changes=changes,
         start=start,
         base=base if start == "pretrained" else "",
         damage=damage,
         teacher=teacher,
-        rate_factor=float(10 ** rng.uniform(-1.5, 1.5)),
+        rate_factor=draw_rate_factor(rng),
         steps=steps,
         interval=interval,
-        budget=budget_scale * (steps * plain_cost(shape, interval) + first_cost(shape, teacher)) * (1 + 1e-9),
-        neutral=_dropped(rng, part, HIDEABLE),
-        closed=_dropped(rng, part, CLOSABLE),
+        budget=budget_scale * episode_cost(model_cost(shape), teacher, steps, interval) * SLACK,
+        neutral=draw_dropped(rng, part, HIDEABLE),
+        closed=draw_dropped(rng, part, CLOSABLE),
     )
 
 
@@ -194,29 +171,52 @@ def _draw_size(rng: np.random.Generator, part: str) -> tuple[ModelShape, int, in
     """Model shape, environment steps, optimizer steps in each: for a budget drawn from a range of `BUDGET_FACTOR`."""
     small, large = SHAPES[part]
     factor = BUDGET_FACTOR ** rng.random()
-    affordable = plain_cost(large, LEAST_INTERVAL) / plain_cost(small, LEAST_INTERVAL)
+    least = {shape: plain_cost(model_cost(shape), LEAST_INTERVAL) for shape in (small, large)}
+    affordable = least[large] / least[small]
     big = factor >= affordable and (factor >= SMALL_UNTIL or rng.random() < 0.5)
     shape = large if big else small
-    total = factor * STEPS[0] * plain_cost(small, LEAST_INTERVAL)
-    fixed, each = plain_cost(shape, 0), plain_cost(shape, 1) - plain_cost(shape, 0)
+    steps, interval = draw_steps(rng, factor * STEPS[0] * least[small], model_cost(shape))
+    return shape, steps, interval
+
+
+def valid_place(part: str, index: int, budget_scale: float) -> list[int]:
+    """What an instance is drawn from: a seed of random numbers for its place in a part.
+
+    Raises:
+        LlmoError: No such part, no such index, or the budget scale is not positive and finite.
+    """
+    if part not in PARTS:
+        raise LlmoError("split", part, PARTS)
+    if isinstance(index, bool) or not isinstance(index, numbers.Integral) or index < 0:
+        raise LlmoError("instance", index, "an index from 0")
+    if not 0 < budget_scale < math.inf:
+        raise LlmoError("budget scale", budget_scale, "a positive finite number")
+    return [PARTS.index(part), int(index)]
+
+
+def draw_steps(rng: np.random.Generator, total: float, cost: Cost) -> tuple[int, int]:
+    """Environment steps, and optimizer steps in each, that about use up some FLOPs."""
+    fixed, each = plain_cost(cost, 0), plain_cost(cost, 1) - plain_cost(cost, 0)
     most = int(total / (fixed + LEAST_INTERVAL * each))
     steps = int(rng.integers(STEPS[0], min(STEPS[1], most) + 1))
-    return shape, steps, max(LEAST_INTERVAL, round((total / steps - fixed) / each))
+    return steps, max(LEAST_INTERVAL, round((total / steps - fixed) / each))
 
 
-def _dropped(rng: np.random.Generator, part: str, names: tuple[str, ...]) -> tuple[str, ...]:
+def draw_seed(rng: np.random.Generator, part: str) -> int:
+    """A seed that no instance of another part has."""
+    return int(rng.integers(2**61)) * 3 + PARTS.index(part)
+
+
+def draw_text_group(rng: np.random.Generator, domain: str) -> str:
+    """One of a domain's stretches of held-out text."""
+    return f"{domain}/{rng.integers(TEXT_GROUPS)}"
+
+
+def draw_rate_factor(rng: np.random.Generator) -> float:
+    """A starting rate over the default rate, log-uniform over three decades."""
+    return float(10 ** rng.uniform(-1.5, 1.5))
+
+
+def draw_dropped(rng: np.random.Generator, part: str, names: tuple[str, ...]) -> tuple[str, ...]:
     """One of the names on a tenth of the train instances: a policy must also work where something is missing."""
     return (str(rng.choice(names)),) if part == "train" and rng.random() < 0.1 else ()
-
-
-def _draw_source(rng: np.random.Generator, kind: str, domain: str, others: list[str]) -> Source:
-    noise = float(rng.uniform(0.5, 0.9)) if kind in ("noisy", "both") else 0.0
-    where = str(rng.choice(others)) if kind in ("off_domain", "both") else domain
-    return Source(kind, where, int(2_000 * 100 ** rng.random()), noise)  # type: ignore[arg-type]
-
-
-def _another_order(rng: np.random.Generator, order: tuple[int, ...]) -> tuple[int, ...]:
-    while True:
-        other = tuple(int(i) for i in rng.permutation(3))
-        if other != order:
-            return other

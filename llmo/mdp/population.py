@@ -20,6 +20,7 @@ from llmo.diagnostics.features import observe
 from llmo.diagnostics.history import History
 from llmo.engine.models import ModelShape, build_model, load_pretrained
 from llmo.engine.run import Run
+from llmo.engine.single import SingleSettings
 from llmo.engine.state import Snapshot as RowSnapshot
 from llmo.errors import LlmoError
 from llmo.mdp.instances import Instance
@@ -89,6 +90,7 @@ class Population:
         strict: Whether choosing a masked action raises, instead of running `keep`.
         executor: ``single``, ``batched`` or ``compiled``; None chooses by N. They agree within rounding.
         device: Where the runs lie, such as ``cuda``.
+        single: How the executor ``single`` trains one large model; None for the defaults.
 
     Attributes:
         episodes: By slot; None before the first reset.
@@ -106,17 +108,18 @@ class Population:
         strict: bool = False,
         executor: str | None = None,
         device: str = "cpu",
+        single: SingleSettings | None = None,
     ) -> None:
         if replicas < 1:
             raise LlmoError("replicas", replicas, "at least 1")
         self.spec, self.replicas, self.reward, self.strict = spec, replicas, valid_reward(reward), strict
         self.episodes: list[Episode | None] = [None] * replicas
-        self.executor, self.device = executor, device
+        self.executor, self.device, self._single = executor, device, single
         self._runs: dict[tuple[ModelShape, str], Run] = {}
         self._keep = spec.menu.index("keep")
         self._reference: ReferenceCurves | None = None
         if reward == "relative":
-            other = Population(spec, replicas, executor=executor, device=device)
+            other = Population(spec, replicas, executor=executor, device=device, single=single)
             self._reference = ReferenceCurves(other.keep_to_the_end, replicas)
 
     def run_of(self, slot: int) -> Run:
@@ -145,12 +148,15 @@ class Population:
             run = self._run(instance)
             problem = self.spec.build(instance)
             run.load(slot, problem)
-            run.states[slot].schedule = (schedules or {}).get(slot)
+            state = run.states[slot]
+            state.schedule = (schedules or {}).get(slot)
             history = History(
                 start=problem.start,
                 vocabulary=run.config.vocab_size,
                 default_rate=run.default_rate(slot),
                 hyperparameters=problem.hyperparameters,
+                adapter=state.adapter,
+                rank=state.rank,
                 neutral=frozenset(instance.neutral),
             )
             self.episodes[slot] = Episode(instance, history)
@@ -255,7 +261,8 @@ class Population:
         shape, base = instance.shape, self.spec.frozen_base(instance)
         if (shape, base) not in self._runs:
             model = load_pretrained(base) if base else build_model(shape, 0)
-            self._runs[shape, base] = Run(model, self.replicas, self.executor, bool(base), self.device)
+            run = Run(model, self.replicas, self.executor, bool(base), self.device, self._single)
+            self._runs[shape, base] = run
         return self._runs[shape, base]
 
     def _by_run(self, slots: Sequence[int]) -> list[tuple[Run, list[int]]]:

@@ -10,19 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llmo.engine.layout import Layout
+from llmo.engine.adapters import grow
+from llmo.engine.layout import FactorLayout, Layout
 from llmo.engine.models import build_model, load_pretrained
 from llmo.engine.state import Problem
 from llmo.hyperparameters import Hyperparameters, default_learning_rate
-from llmo.mdp.instances import (
-    BATCH,
-    TEST_SEQUENCES,
-    TEXT_GROUPS,
-    TOKENS,
-    VALIDATION_SEQUENCES,
-    Instance,
-    Source,
-)
+from llmo.mdp.instances import BATCH, TEST_SEQUENCES, TEXT_GROUPS, TOKENS, VALIDATION_SEQUENCES, Instance
+from llmo.mdp.materials import Source
 from llmo.tasks.causal_lm import CausalLM
 from llmo.tasks.text import CELLS, Cell, load_corpus
 
@@ -36,19 +30,21 @@ def build_problem(instance: Instance) -> Problem:
         _windows(rng, (instance.domain, instance.part, "validation"), group, VALIDATION_SEQUENCES),
         _windows(rng, (instance.domain, instance.part, "test"), group, TEST_SEQUENCES),
     )
-    weights = _start_weights(rng, instance)
-    rate = instance.rate_factor * default_learning_rate(len(weights), instance.start, "full")
+    weights, parameters = _start(rng, instance)
+    default = default_learning_rate(parameters, instance.start, "lora" if instance.rank else "full")
     return Problem(
         task=task,
         weights=weights,
         teacher=load_pretrained(instance.teacher) if instance.teacher else None,
         start=instance.start,
-        hyperparameters=Hyperparameters(learning_rate=rate),
+        hyperparameters=Hyperparameters(learning_rate=instance.rate_factor * default),
         roles=((0.0, (0, 1, 2)), *instance.changes),
         interval=instance.interval,
         batch=BATCH,
         budget=instance.budget,
         seed=instance.seed,
+        rank=instance.rank,
+        target_modules=instance.target_modules,
     )
 
 
@@ -105,11 +101,29 @@ def _hashes(cell: Cell) -> NDArray[np.uint64]:
     return result
 
 
+def _start(rng: np.random.Generator, instance: Instance) -> tuple[Tensor, int]:
+    """What training starts from, and how many parameters the model has without an adapter."""
+    if instance.rank:
+        layout = FactorLayout(load_pretrained(instance.base_model))
+        return _fresh_factors(rng, instance, layout), layout.base.size
+    weights = _start_weights(rng, instance)
+    return weights, len(weights)
+
+
+def _fresh_factors(rng: np.random.Generator, instance: Instance, layout: FactorLayout) -> Tensor:
+    """A row of LoRA factors that change nothing yet, on the linear layers that are adapted."""
+    wanted = instance.target_modules
+    linears = [linear for linear in layout.factors if not wanted or linear.name.rpartition(".")[2] in wanted]
+    factors = torch.zeros(layout.size)
+    grow(linears, factors, 0, instance.rank, int(rng.integers(2**31)))
+    return factors
+
+
 def _start_weights(rng: np.random.Generator, instance: Instance) -> Tensor:
     if instance.start == "scratch":
         model: Any = build_model(instance.shape, int(rng.integers(2**31)))
         return Layout(model).flatten(model)
-    model = load_pretrained(f"base-{instance.base}-{instance.shape}")
+    model = load_pretrained(instance.base_model)
     weights = Layout(model).flatten(model)
     if instance.damage:
         noise = torch.from_numpy(rng.standard_normal(len(weights)).astype(np.float32))

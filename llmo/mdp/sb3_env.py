@@ -54,9 +54,11 @@ class PopulationVecEnv(SlotVecEnv):
         reward: ``gain``, ``relative`` or ``final``.
         first_slot: Number of the first slot, where this is a part of a larger population.
         budget_scale: Multiplies every instance's budget.
+        executor: ``single``, ``batched`` or ``compiled``.
+        device: Where the runs lie, such as ``cuda``.
 
     Raises:
-        LlmoError: No such environment, split or reward, or a number is out of its range.
+        LlmoError: No such environment, split, reward, executor or device, or a number is out of its range.
     """
 
     def __init__(
@@ -68,9 +70,11 @@ class PopulationVecEnv(SlotVecEnv):
         reward: str = "gain",
         first_slot: int = 0,
         budget_scale: float = 1.0,
+        executor: str = "batched",
+        device: str = "cpu",
     ) -> None:
         spec = env_spec(env)
-        self._stream = Stream(spec, replicas, split, reward, budget_scale, first_slot)
+        self._stream = Stream(spec, replicas, split, reward, budget_scale, first_slot, executor, device)
         self._next_seed: int | None = valid_seed(seed)
         self._returns = np.zeros(replicas)
         self._lengths = np.zeros(replicas, np.int64)

@@ -49,20 +49,30 @@ class Stream:
         reward: ``gain``, ``relative`` or ``final``.
         budget_scale: Multiplies every instance's budget.
         first_slot: Number of the first slot, where this is a part of a larger population.
+        executor: ``single``, ``batched`` or ``compiled``.
+        device: Where the runs lie, such as ``cuda``.
 
     Raises:
-        LlmoError: No such split or reward, or a number is out of its range.
+        LlmoError: No such split, reward, executor or device, or a number is out of its range.
     """
 
     def __init__(
-        self, spec: EnvSpec, replicas: int, split: str, reward: str, budget_scale: float = 1.0, first_slot: int = 0
+        self,
+        spec: EnvSpec,
+        replicas: int,
+        split: str,
+        reward: str,
+        budget_scale: float = 1.0,
+        first_slot: int = 0,
+        executor: str = "batched",
+        device: str = "cpu",
     ) -> None:
         if replicas < 1:
             raise LlmoError("replicas", replicas, "at least 1")
         if first_slot < 0:
             raise LlmoError("first slot", first_slot, "a number from 0")
         spec.draw(split, 0, budget_scale)
-        self.population = Population(spec, replicas, reward, executor="batched")
+        self.population = Population(spec, replicas, reward, executor=executor, device=device)
         self.split, self.budget_scale, self.first_slot = split, budget_scale, first_slot
         self._seed = 0
         self._begun = [0] * replicas

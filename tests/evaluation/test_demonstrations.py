@@ -5,6 +5,7 @@ import pytest
 
 from llmo.errors import LlmoError
 from llmo.evaluation.demonstrations import demonstrate
+from llmo.evaluation.workers import HERE, Workers
 from llmo.mdp.population import Population
 from llmo.mdp.spec import env_spec
 
@@ -19,8 +20,8 @@ def cheapest(count: int) -> list[int]:
 
 def test_the_moves_give_the_returns_when_they_are_made_again() -> None:
     indices = cheapest(3)
-    moves = demonstrate(ENV, "scripted", indices, 0.2, seed=0, workers=0, replicas=2)
-    spread = demonstrate(ENV, "scripted", indices, 0.2, seed=0, workers=1, replicas=3)
+    moves = demonstrate(ENV, "scripted", indices, 0.2, seed=0, workers=HERE, replicas=2)
+    spread = demonstrate(ENV, "scripted", indices, 0.2, seed=0, workers=Workers("processes", 1), replicas=3)
     for name in ("observations", "masks", "actions", "returns", "totals"):
         assert np.array_equal(getattr(moves, name), getattr(spread, name))
 
@@ -44,11 +45,11 @@ def test_the_moves_give_the_returns_when_they_are_made_again() -> None:
 
 def test_a_share_of_the_moves_is_random() -> None:
     indices = cheapest(2)
-    pure, mixed = (demonstrate(ENV, "scripted", indices, share, seed=0, workers=0) for share in (0.0, 1.0))
+    pure, mixed = (demonstrate(ENV, "scripted", indices, share, seed=0, workers=HERE) for share in (0.0, 1.0))
     assert len(set(pure.actions.tolist())) < 8 < len(set(mixed.actions.tolist()))
 
 
 @pytest.mark.parametrize("teacher", ["cosine", "plateau", "search_1", "ppo"])
 def test_who_does_not_play_by_the_menu_is_no_teacher(teacher: str) -> None:
     with pytest.raises(LlmoError, match="teacher"):
-        demonstrate(ENV, teacher, [0], 0.1, seed=0, workers=0)
+        demonstrate(ENV, teacher, [0], 0.1, seed=0, workers=HERE)

@@ -9,6 +9,7 @@ from llmo.errors import LlmoError
 from llmo.evaluation.episodes import episode_file, play_all
 from llmo.evaluation.result import EpisodeRecord, Job, load_records
 from llmo.evaluation.rollout import chunks
+from llmo.evaluation.workers import HERE, Workers
 
 ENV = "llmo/LanguageModel-v0"
 JOBS = [Job(ENV, "dev", index, agent) for agent in ("keep", "random") for index in (0, 1, 2)]
@@ -22,11 +23,11 @@ def numbers(record: EpisodeRecord) -> EpisodeRecord:
 @pytest.fixture(scope="module")
 def played(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[EpisodeRecord]]:
     folder = tmp_path_factory.mktemp("episodes")
-    return folder, play_all(JOBS, folder, workers=0)
+    return folder, play_all(JOBS, folder, workers=HERE)
 
 
 def test_one_by_one_in_processes_gives_the_same(played: tuple[Path, list[EpisodeRecord]], tmp_path: Path) -> None:
-    again = play_all(JOBS[:4], tmp_path, workers=2, replicas=1)
+    again = play_all(JOBS[:4], tmp_path, workers=Workers("processes", 2), replicas=1)
     assert [numbers(record) for record in again] == [numbers(record) for record in played[1][:4]]
 
 
@@ -35,7 +36,7 @@ def test_what_is_there_is_not_played_again(played: tuple[Path, list[EpisodeRecor
     victim = folder / episode_file(JOBS[2])
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*.jsonl")}
     victim.unlink()
-    again = play_all(JOBS, folder, workers=0)
+    again = play_all(JOBS, folder, workers=HERE)
     assert [numbers(record) for record in again] == [numbers(record) for record in records]
     after = {path: path.stat().st_mtime_ns for path in folder.rglob("*.jsonl")}
     assert {path for path in before if before[path] != after[path]} == {victim}
@@ -45,7 +46,7 @@ def test_what_is_there_is_not_played_again(played: tuple[Path, list[EpisodeRecor
 def test_the_files_of_another_benchmark_are_refused(played: tuple[Path, list[EpisodeRecord]]) -> None:
     other = [dataclasses.replace(job, split="train") for job in JOBS]
     with pytest.raises(LlmoError, match="episode file"):
-        play_all(other, played[0], workers=0)
+        play_all(other, played[0], workers=HERE)
 
 
 def test_an_altered_file_is_named(played: tuple[Path, list[EpisodeRecord]], tmp_path: Path) -> None:
@@ -53,7 +54,7 @@ def test_an_altered_file_is_named(played: tuple[Path, list[EpisodeRecord]], tmp_
     played[1][0].save(file)
     file.write_text(file.read_text()[:-20])
     with pytest.raises(LlmoError, match=file.name):
-        play_all(JOBS[:1], tmp_path, workers=0)
+        play_all(JOBS[:1], tmp_path, workers=HERE)
 
 
 def test_groups_hold_every_job_once_and_one_shape_each() -> None:

@@ -1,4 +1,4 @@
-"""Work over processes: the same results, and an end when something goes wrong."""
+"""Calls over processes: the same results, whatever happens to the processes, and an end when it happens too often."""
 
 import multiprocessing
 import os
@@ -11,7 +11,10 @@ from pathlib import Path
 import pytest
 
 from llmo.errors import LlmoError, WorkerError
-from llmo.evaluation.processes import spread, worker_count
+from llmo.evaluation.spread import spread
+from llmo.evaluation.workers import HERE, Workers
+
+ONE, TWO = Workers("processes", 1), Workers("processes", 2)
 
 
 def square(number: int) -> int:
@@ -30,15 +33,28 @@ def die(number: int) -> int:
     return number
 
 
+def die_twice(folder: Path, number: int) -> int:
+    """What is done is noted down; the second call survives at the third attempt."""
+    with (folder / str(number)).open("a") as file:
+        file.write("begun\n")
+    if number == 1 and (folder / "1").read_text().count("\n") < 3:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number * number
+
+
+def name(variable: str) -> str:
+    return os.environ[variable]
+
+
 def test_the_results_do_not_depend_on_the_workers() -> None:
     calls = [(number,) for number in range(5)]
-    assert dict(spread(square, calls, 0)) == dict(spread(square, calls, 2)) == {n: n * n for n in range(5)}
+    assert dict(spread(square, calls, HERE)) == dict(spread(square, calls, TWO)) == {n: n * n for n in range(5)}
 
 
 def test_an_error_ends_what_is_still_being_worked_on() -> None:
     began = time.monotonic()
     with pytest.raises(LlmoError, match="number"):
-        list(spread(fail, [(0,), (1,), (2,)], 2))
+        list(spread(fail, [(0,), (1,), (2,)], TWO))
     assert time.monotonic() - began < 50
     deadline = time.monotonic() + 20
     while multiprocessing.active_children() and time.monotonic() < deadline:
@@ -46,17 +62,21 @@ def test_an_error_ends_what_is_still_being_worked_on() -> None:
     assert not multiprocessing.active_children()
 
 
-def test_a_killed_process_is_reported() -> None:
-    with pytest.raises(WorkerError, match="--resume"):
-        list(spread(die, [(0,), (1,)], 1))
+def test_a_killed_process_costs_the_call_it_was_on(tmp_path: Path) -> None:
+    calls = [(tmp_path, number) for number in range(4)]
+    assert dict(spread(die_twice, calls, TWO)) == {number: number**2 for number in range(4)}
+    assert [(tmp_path / str(number)).read_text().count("begun") for number in range(4)] == [1, 3, 1, 1]
 
 
-@pytest.mark.parametrize(("asked", "count"), [(0, 0), (3, 3)])
-def test_as_many_as_asked_for(asked: int, count: int) -> None:
-    assert worker_count(asked) == count
-    assert worker_count(None) >= 1
-    with pytest.raises(LlmoError, match="workers"):
-        worker_count(-1)
+def test_a_call_that_kills_three_processes_is_reported() -> None:
+    with pytest.raises(WorkerError, match="a worker has ended, 3 times at the same work.*--resume"):
+        list(spread(die, [(0,), (1,)], ONE))
+
+
+def test_processes_know_the_environment_of_now(monkeypatch: pytest.MonkeyPatch) -> None:
+    for value in ("one", "other"):
+        monkeypatch.setenv("LLMO_PLUGINS", value)
+        assert dict(spread(name, [("LLMO_PLUGINS",)], ONE)) == {0: value}
 
 
 def test_control_c_ends_a_benchmark(tmp_path: Path) -> None:

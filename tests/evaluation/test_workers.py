@@ -1,6 +1,5 @@
 """Workers give what one process gives, whatever happens to them."""
 
-import ctypes
 import json
 import os
 import signal
@@ -15,6 +14,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from sb3_contrib.common.maskable.utils import get_action_masks, is_masking_supported
 from stable_baselines3.common.vec_env import VecMonitor
 
@@ -73,8 +73,13 @@ def test_replicas_are_shared_out_evenly(monkeypatch: pytest.MonkeyPatch) -> None
     assert [find_workers("processes", replicas).count for replicas in (1, 6, 7, 8)] == [1, 3, 1, 4]
 
 
-def test_no_processes_are_this_one() -> None:
-    assert isinstance(population_env(ENV, 2, HERE), PopulationVecEnv)
+@pytest.mark.parametrize(("workers", "kind"), [(HERE, PopulationVecEnv), (Workers("processes", 1), ProcessVecEnv)])
+def test_who_holds_a_population(workers: Workers, kind: type) -> None:
+    torch.set_num_threads(2)
+    env = population_env(ENV, 2, workers)
+    assert isinstance(env, kind)
+    assert torch.get_num_threads() == 1
+    env.close()
 
 
 def test_two_processes_give_what_one_gives(env: ProcessVecEnv, play: Callable[..., Any], alone: list[Any]) -> None:
@@ -150,11 +155,8 @@ def test_a_lost_worker_costs_its_episodes_and_nothing_else(env: ProcessVecEnv) -
     strike(env, 1, signal.SIGKILL)
     with pytest.warns(RuntimeWarning, match="worker 1 has ended with status -9; a new one goes on"):
         observations, rewards, dones, infos = env.step(STAY)
-    undisturbed = whole.step(STAY)
-    assert (
-        difference([part[:2] for part in undisturbed], [part[:2] for part in (observations, rewards, dones, infos)])
-        == ""
-    )
+    undisturbed, step = whole.step(STAY), (observations, rewards, dones, infos)
+    assert difference([part[:2] for part in undisturbed], [part[:2] for part in step]) == ""
     assert dones[2:].all() and not rewards[2:].any() and env.lost_episodes == lost + 2
     for slot in (2, 3):
         assert infos[slot]["TimeLimit.truncated"] is True and infos[slot]["lost"] is True
@@ -162,10 +164,9 @@ def test_a_lost_worker_costs_its_episodes_and_nothing_else(env: ProcessVecEnv) -
     following = PopulationVecEnv(ENV, 2, first_slot=2, budget_scale=0.2)
     following.continue_from(3, begun[2:].tolist())
     np.testing.assert_array_equal(following.reset(), observations[2:])
-    assert following.reset_infos == env.reset_infos[2:]
+    assert difference(following.reset_infos, env.reset_infos[2:]) == ""
     for _ in range(5):
-        parts = [one.step(STAY[:2])[:3] for one in (following,)]
-        assert difference(list(parts[0]), [part[2:] for part in env.step(STAY)[:3]]) == ""
+        assert difference(list(following.step(STAY[:2])), [part[2:] for part in env.step(STAY)]) == ""
         np.testing.assert_array_equal(following.action_masks(), env.action_masks()[2:])
 
 
@@ -208,33 +209,23 @@ def test_a_worker_that_dies_again_and_again_ends_the_run() -> None:
     env.close()
 
 
-def test_a_worker_without_memory_is_a_lost_one() -> None:
-    """The limit is on addresses: what numpy asks for then is refused."""
-
-    class Poor(ProcessVecEnv):
-        def reset(self) -> Any:
-            self._begun[:] = 0
-            return super().reset()
-
-    env = Poor(ENV, 1, 1)
-    env.reset()
-    pid = env._workers[0].process.pid
-    limit = (ctypes.c_ulong * 2)(2**20, 2**20)
-    assert ctypes.CDLL(None).prlimit(pid, 9, limit, None) == 0
-    with pytest.warns(RuntimeWarning, match="worker 0"):
-        _, _, dones, infos = env.step(STAY[:1])
-    assert dones.all() and infos[0]["lost"]
+def test_a_worker_without_memory_is_a_lost_one(short: Path) -> None:
+    (short / "hungry").touch()
+    env = ProcessVecEnv("test/Short-v0", 2, 1, seed=3)
+    with pytest.warns(RuntimeWarning, match="worker 0 is out of memory"):
+        observations = env.reset()
+    np.testing.assert_array_equal(observations, PopulationVecEnv(ENV, 2, **SHORT).reset())
     env.close()
 
 
 class Struck(ProcessVecEnv):
     """Workers are killed before a step and in it, and one is stopped."""
 
-    blows = {4: (0, signal.SIGKILL), 9: (1, signal.SIGKILL), 15: (0, signal.SIGSTOP), 22: (1, signal.SIGKILL)}
+    blows = {3: (0, signal.SIGKILL), 6: (1, signal.SIGKILL), 9: (0, signal.SIGSTOP), 14: (1, signal.SIGKILL)}
 
     def __init__(self, *arguments: Any, **parameters: Any) -> None:
         self.steps = 0
-        super().__init__(*arguments, timeout=5.0, budget_scale=0.2, **parameters)
+        super().__init__(*arguments, timeout=5.0, **parameters)
 
     def step_async(self, actions: Any) -> None:
         self.steps += 1
@@ -249,20 +240,20 @@ class Struck(ProcessVecEnv):
 
 
 @pytest.mark.filterwarnings("ignore:worker:RuntimeWarning")
-def test_learning_outlives_its_workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_learning_outlives_its_workers(short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_env, "ProcessVecEnv", Struck)
-    words = ["train", ENV, "--steps", "128", "--replicas", "4", "--workers", "2", "--demonstrations", "0"]
+    words = ["train", "test/Short-v0", "--steps", "64", "--replicas", "4", "--workers", "2", "--demonstrations", "0"]
     assert main([*words, "--out", str(tmp_path)]) == 0
     assert (tmp_path / "policy" / "policy.safetensors").exists()
     lines = [json.loads(line) for line in (tmp_path / "progress.jsonl").read_text().splitlines()]
-    assert [(line["env_steps"], line["lost_episodes"]) for line in lines] == [(64, 6), (128, 2)]
+    assert [(line["env_steps"], line["lost_episodes"]) for line in lines] == [(64, 8)]
 
 
 def test_nothing_is_left_when_this_process_is_killed(tmp_path: Path) -> None:
     program = (
         "import sys, time; from llmo.evaluation.process_env import ProcessVecEnv\n"
         "if __name__ == '__main__':\n"
-        f"    env = ProcessVecEnv({ENV!r}, 2, 2); env.reset()\n"
+        f"    env = ProcessVecEnv({ENV!r}, 2, 2)\n"
         "    print(*[worker.process.pid for worker in env._workers], flush=True); time.sleep(600)\n"
     )
     (tmp_path / "killed.py").write_text(program)

@@ -1,0 +1,80 @@
+"""One run at a time: what the environment adds to a bare loop, and what a snapshot costs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec as GymSpec
+
+from llmo.engine.models import ModelShape
+from llmo.evaluation.throughput.bare import BareLoop, bare_model
+from llmo.evaluation.throughput.problems import DEEP, LARGE, SMALL, STEPS, Setup, plain_spec
+from llmo.evaluation.throughput.row import Row, Target, compared
+from llmo.evaluation.throughput.timing import Effort, in_turn
+from llmo.mdp.env import TrainingEnv
+from llmo.mdp.population import Population
+from llmo.mdp.problem import build_problem
+
+SNAPSHOTS = 20
+"""Taken and restored in one timing; one alone is too short."""
+
+
+class Keeping:
+    """The environment as `gymnasium.make` gives it, playing `keep`.
+
+    Args:
+        shape: Of the model.
+    """
+
+    def __init__(self, shape: ModelShape) -> None:
+        spec = plain_spec(shape)
+        # Gymnasium's type for makers names arguments of its own.
+        make: Any = partial(TrainingEnv, spec, instance=0)
+        self.env = gymnasium.make(GymSpec("llmo/Plain-v0", entry_point=make))
+        self._keep = spec.menu.index("keep")
+        self.env.reset(seed=0)
+
+    def step(self) -> None:
+        """One environment step: `STEPS` optimizer steps and a validation pass."""
+        self.env.step(self._keep)
+
+
+def bare_loop(shape: ModelShape) -> BareLoop:
+    """The same training without the environment."""
+    return BareLoop(bare_model(shape, 0), build_problem(plain_spec(shape).draw("train", 0, 1.0)))
+
+
+def env_step(effort: Effort) -> Iterator[Row]:
+    """An environment step with N = 1, against a bare loop with the same optimizer steps and validation."""
+    for shape in (SMALL, DEEP, LARGE):
+        ours, bare = Keeping(shape), bare_loop(shape)
+        found = in_turn({"env": ours.step, "bare": partial(bare.interval, STEPS)}, 25 * effort.scale)
+        note = f"Llama {shape}, {STEPS} optimizer steps and a validation pass"
+        yield compared(
+            "env-step", Setup(shape).workload, 1e3 * found["env"], 1e3 * found["bare"], "ms", Target("at most", 1.01),
+            executor="single", note=note,
+        )  # fmt: skip
+
+
+def snapshot(effort: Effort) -> Iterator[Row]:
+    """Snapshot and restore of one run, against one optimizer step of it."""
+    for shape in (SMALL, LARGE):
+        spec = plain_spec(shape)
+        population = Population(spec)
+        population.reset({0: spec.draw("train", 0, 1.0)})
+        run = population.run_of(0)
+        found = in_turn(
+            {"back": partial(_there_and_back, population), "train": partial(run.train, [0])}, 8 * effort.scale
+        )
+        yield compared(
+            "snapshot", Setup(shape).workload, 1e3 * found["back"] / SNAPSHOTS, 1e3 * found["train"] / STEPS, "ms",
+            Target("at most", 0.05), executor="single", note=f"Llama {shape}",
+        )  # fmt: skip
+
+
+def _there_and_back(population: Population) -> None:
+    for _ in range(SNAPSHOTS):
+        population.restore(0, population.snapshot(0))
