@@ -19,8 +19,22 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 EXECUTORS = ("single", "batched", "compiled")
+LANES = 8, 64
+"""Fewest and most lanes of `batched`."""
+WORK = 170_000_000
+"""Parameters x tokens of all its lanes together, from which more of them train no faster (`llmo throughput`)."""
 COMPILED_FROM = 10_000
 """Environment steps from which compiling, about a minute a process on a cold cache, is paid back."""
+
+
+def good_lanes(parameters: int, tokens: int) -> int:
+    """How many rows `batched` trains side by side: many where Python takes the time, few where the cache does.
+
+    Args:
+        parameters: Of one model.
+        tokens: In one row's optimizer step.
+    """
+    return max(LANES[0], min(LANES[1], WORK // (parameters * tokens)))
 
 
 def population_executor(env_steps: int) -> str:

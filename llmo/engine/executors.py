@@ -70,7 +70,7 @@ class Executor(Protocol):
 
     @property
     def lanes(self) -> int | None:
-        """How many rows are best trained side by side; None for all."""
+        """How many rows are best trained side by side; None to choose by size, see `good_lanes`."""
 
     def gradient(self, rows: Tensor, batch: Batch) -> tuple[Tensor, Gradient]:
         """One training pass; what it gives is valid until the next.

@@ -26,7 +26,7 @@ class BatchedLora:
 
     Args:
         model: The base; it gets hooks, and its parameters are frozen.
-        lanes: How many rows are trained side by side; None for all.
+        lanes: How many rows are trained side by side; None to choose by size.
 
     Attributes:
         identity: Equal identities compute the same function: the base is a part of it.

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from llmo.engine.adapters import adapter_gradient, merge
 from llmo.engine.batches import tracking_mixture
+from llmo.engine.choice import good_lanes
 from llmo.engine.dropout import dropout_masks
 from llmo.engine.executors import Batch
 from llmo.engine.intervals import draw_interval, sampled
@@ -35,7 +36,9 @@ class Run(Replicas):
         waiting = deque(sorted((row for row in steps if steps[row]), key=lambda row: -steps[row]))
         if not waiting:
             return
-        count = min(len(waiting), self.executor.lanes or len(waiting))
+        problem = self.states[waiting[0]].problem
+        best = self.executor.lanes or good_lanes(self.parameters, problem.batch * problem.task.tokens)
+        count = min(len(waiting), best)
         lanes = Lanes(self.rows, count)
         for _ in range(count):
             lanes.add(self._lane(waiting.popleft(), steps))

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmo.evaluation.processes import WorkerLost, context, cores, prepare_worker
+from llmo.evaluation.processes import WorkerLost, context, prepare_worker
 from llmo.evaluation.worker import Frame, Share, Worker
 from llmo.evaluation.worker_env import WorkerVecEnv
 
@@ -50,11 +50,11 @@ class SharedFrame:
 
 
 def _serve(
-    pipe: Connection, shared: SharedFrame, core: int | None, environment: dict[str, str], arguments: dict[str, Any]
+    pipe: Connection, shared: SharedFrame, on: set[int] | None, environment: dict[str, str], arguments: dict[str, Any]
 ) -> None:
     """The life of one worker process: answer requests until nobody is left who asks."""
-    if core is not None:
-        os.sched_setaffinity(0, {core})
+    if on is not None:
+        os.sched_setaffinity(0, on)
     prepare_worker(environment)
     share = Share(**arguments)
     while True:
@@ -83,15 +83,15 @@ class ProcessWorker(Worker):
 
     Args:
         shared: For the numbers of its slots.
-        core: The one core it runs on; None for any.
+        on: Cores that it may use; None where the system does not say.
         arguments: Of `PopulationVecEnv`.
     """
 
-    def __init__(self, shared: SharedFrame, core: int | None, arguments: dict[str, Any]) -> None:
+    def __init__(self, shared: SharedFrame, on: set[int] | None, arguments: dict[str, Any]) -> None:
         self._shared = shared
         self._pipe, there = multiprocessing.Pipe()
         self._asked = 0
-        given = (there, shared, core, dict(os.environ), arguments)
+        given = (there, shared, on, dict(os.environ), arguments)
         self.process: Any = context().Process(target=_serve, args=given, daemon=True)  # type: ignore[attr-defined]
         self.process.start()
         there.close()
@@ -133,14 +133,16 @@ class ProcessWorker(Worker):
 class ProcessVecEnv(WorkerVecEnv):
     """A population shared by processes of this machine; see `WorkerVecEnv`.
 
-    Where there are no more of them than cores, each keeps to one core.
+    Where there are as many of them as cores, each keeps to its core.
     """
 
     def _start(self, worker: int) -> Worker:
         shared = SharedFrame(self._each, self._features, self._menu)
-        return ProcessWorker(shared, self._core(worker), self._arguments[worker])
+        return ProcessWorker(shared, self._cores_of(worker), self._arguments[worker])
 
-    def _core(self, worker: int) -> int | None:
-        if len(self._arguments) > cores() or not hasattr(os, "sched_getaffinity"):
+    def _cores_of(self, worker: int) -> set[int] | None:
+        if not hasattr(os, "sched_getaffinity"):
             return None
-        return sorted(os.sched_getaffinity(0))[worker]
+        own = os.sched_getaffinity(0)
+        # Fewer would crowd on the first cores, which may be two threads of one, together with those of other commands.
+        return {sorted(own)[worker]} if len(self._arguments) == len(own) else own

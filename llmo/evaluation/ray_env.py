@@ -72,4 +72,5 @@ class RayVecEnv(WorkerVecEnv):
         super().__init__(env, replicas, workers, **parameters)
 
     def _start(self, worker: int) -> Worker:
-        return RayWorker(PLACE_SECONDS if self._workers else None, self._arguments[worker])
+        first = worker == len(self._workers)
+        return RayWorker(None if first else PLACE_SECONDS, self._arguments[worker])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from llmo.engine.memory import out_of_memory
 from llmo.evaluation.processes import one_thread
 from llmo.mdp.sb3_env import PopulationVecEnv
-
-NO_MEMORY = re.compile("out of memory|not enough memory|can't allocate memory")
-"""How torch says it, on every device, in a `RuntimeError`."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +59,7 @@ class Share:
         try:
             frame: Frame | None = getattr(self, method)(*values)
         except RuntimeError as error:
-            if NO_MEMORY.search(str(error)):
+            if out_of_memory(error):
                 raise MemoryError(str(error)) from error
             raise
         return frame

@@ -67,7 +67,6 @@ class WorkerVecEnv(SlotVecEnv):
         self._begun: NDArray[np.int64] = np.zeros(replicas, np.int64)
         self._observations: NDArray[np.float32] | None = None
         self._masks: NDArray[np.bool_] | None = None
-        self._actions: NDArray[np.int64] = np.zeros(replicas, np.int64)
         self._lost: dict[int, str] = {}
         self._losses = [0] * workers
         self._arguments = [
@@ -76,8 +75,8 @@ class WorkerVecEnv(SlotVecEnv):
         ]
         self._workers: list[Worker] = []
         try:
-            self._workers += [self._start(worker) for worker in range(workers)]
             for worker in range(workers):
+                self._workers.append(self._start(worker))
                 self._send(worker, "make")
             self._hear(range(workers), START_SECONDS)
         except BaseException:

@@ -94,6 +94,19 @@ def test_four_processes_give_what_one_gives(play: Callable[..., Any], alone: lis
     env.close()
 
 
+def test_as_many_processes_as_cores_keep_to_one_each() -> None:
+    whole = os.sched_getaffinity(0)
+    own = sorted(whole)[:2]
+    os.sched_setaffinity(0, own)
+    try:
+        for count, affinities in ((len(own), [[core] for core in own]), (len(own) + 1, [own] * (len(own) + 1))):
+            env = ProcessVecEnv(ENV, count, count)
+            assert [sorted(os.sched_getaffinity(worker.process.pid)) for worker in env._workers] == affinities
+            env.close()
+    finally:
+        os.sched_setaffinity(0, whole)
+
+
 def test_it_keeps_the_contract_of_sb3(env: ProcessVecEnv) -> None:
     assert env.seed(4) == [4] * 4
     env.reset()
@@ -223,12 +236,12 @@ class Struck(ProcessVecEnv):
 
     blows = {3: (0, signal.SIGKILL), 6: (1, signal.SIGKILL), 9: (0, signal.SIGSTOP), 14: (1, signal.SIGKILL)}
 
-    def __init__(self, *arguments: Any, **parameters: Any) -> None:
-        self.steps = 0
-        super().__init__(*arguments, timeout=5.0, **parameters)
+    steps = 0
 
     def step_async(self, actions: Any) -> None:
         self.steps += 1
+        # A busy machine may be slow, so only what has been stopped is waited for that short.
+        self.timeout = 6.0 if self.steps == 9 else 600.0
         if self.steps in self.blows and self.steps % 2:
             strike(self, *self.blows[self.steps])
         super().step_async(actions)

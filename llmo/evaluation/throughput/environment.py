@@ -32,7 +32,7 @@ def whole_environment(effort: Effort) -> Iterator[Row]:
     steps: list[tuple[float, float]] = []
     episodes: list[tuple[float, float]] = []
     with timed_runs("train", "evaluate") as engine:
-        end = time.perf_counter() + 30 * effort.scale
+        end = time.perf_counter() + 20 * effort.scale
         while len(steps) < LEAST_ROUNDS or time.perf_counter() < end:
             started, before = clock(), engine.seconds
             taken = played.step()
@@ -53,7 +53,7 @@ def mixed_population(effort: Effort) -> Iterator[Row]:
     plain = {shape: loaded_run(Setup(shape, REPLICAS, steps=INTERVAL), EXECUTOR) for shape in SHAPES["train"]}
     rates: list[tuple[float, float]] = []
     with timed_runs("train") as engine:
-        end = time.perf_counter() + 35 * effort.scale
+        end = time.perf_counter() + 25 * effort.scale
         while len(rates) < LEAST_ROUNDS or time.perf_counter() < end:
             before = engine.seconds
             taken = played.step()

@@ -47,4 +47,4 @@ def chosen(names: Sequence[str] | None) -> list[str]:
     for name in names or ():
         if name not in MEASURES:
             raise LlmoError("row", name, MEASURES)
-    return [name for name in MEASURES if names is None or name in names]
+    return [name for name in MEASURES if not names or name in names]

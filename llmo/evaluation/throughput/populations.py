@@ -46,7 +46,7 @@ def _against_loops(name: str, setup: Setup, target: Target, effort: Effort, froz
         else:
             sides[executor] = partial(run.train, rows)
             flops = run.step_cost(0)
-    found = in_turn(sides, 40 * effort.scale)
+    found = in_turn(sides, 25 * effort.scale)
     rates = {side: setup.replicas * setup.steps / seconds for side, seconds in found.items()}
     against = "PEFT models" if frozen else "plain loops"
     for executor in [side for side in sides if side != "loops"]:

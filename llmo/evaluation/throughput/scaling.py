@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 
 import numpy as np
 
@@ -17,24 +17,29 @@ from llmo.mdp.instances import SHAPES
 from llmo.mdp.sb3_env import SlotVecEnv
 
 NAME = "two-processes"
-REPLICAS = 64
+EACH = 32
+"""Slots of each of two processes."""
 UNIT = "env steps/s"
 
 
 def two_processes(effort: Effort) -> Iterator[Row]:
-    """Environment steps of 64 slots that two processes share, against one process that has them all."""
-    setup, target = Setup(SHAPES["train"][1], REPLICAS), Target("at least", 1.8)
+    """Environment steps of two processes with 32 slots each, against one process with 32 and with all 64."""
+    setup, target = Setup(SHAPES["train"][1], 2 * EACH), Target("at least", 1.8)
     if cores() < 2:
         yield missing(NAME, setup.workload, UNIT, "this process may use one core only", target)
         return
-    with (
-        closing(population_env(ENV, REPLICAS, Workers("processes", 2))) as two,
-        closing(population_env(ENV, REPLICAS, Workers("processes", 1))) as one,
-    ):
-        sides = {"two": Player(two).step, "one": Player(one).step}
-        found = in_turn(sides, 50 * effort.scale, time.perf_counter)
-    note = "the same episodes and actions, new episodes included"
-    yield compared(NAME, setup.workload, REPLICAS / found["two"], REPLICAS / found["one"], UNIT, target, note=note)
+    slots = {"two": 2 * EACH, "one": EACH, "all": 2 * EACH}
+    with ExitStack() as stack:
+        sides = {}
+        for name, count in slots.items():
+            env = population_env(ENV, count, Workers("processes", 2 if name == "two" else 1))
+            sides[name] = Player(stack.enter_context(closing(env))).step
+        found = in_turn(sides, 40 * effort.scale, time.perf_counter)
+    two, one, together = (slots[name] / seconds for name, seconds in found.items())
+    note = f"{EACH} slots each, against one process with {EACH}"
+    yield compared(NAME, setup.workload, two, one, UNIT, target, note=note)
+    note = f"{EACH} slots each, against one process with {2 * EACH}: the same episodes and actions"
+    yield compared(NAME, setup.workload, two, together, UNIT, target, note=note)
 
 
 class Player:

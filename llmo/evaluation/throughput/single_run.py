@@ -51,7 +51,7 @@ def env_step(effort: Effort) -> Iterator[Row]:
     """An environment step with N = 1, against a bare loop with the same optimizer steps and validation."""
     for shape in (SMALL, DEEP, LARGE):
         ours, bare = Keeping(shape), bare_loop(shape)
-        found = in_turn({"env": ours.step, "bare": partial(bare.interval, STEPS)}, 25 * effort.scale)
+        found = in_turn({"env": ours.step, "bare": partial(bare.interval, STEPS)}, 15 * effort.scale)
         note = f"Llama {shape}, {STEPS} optimizer steps and a validation pass"
         yield compared(
             "env-step", Setup(shape).workload, 1e3 * found["env"], 1e3 * found["bare"], "ms", Target("at most", 1.01),
@@ -67,7 +67,7 @@ def snapshot(effort: Effort) -> Iterator[Row]:
         population.reset({0: spec.draw("train", 0, 1.0)})
         run = population.run_of(0)
         found = in_turn(
-            {"back": partial(_there_and_back, population), "train": partial(run.train, [0])}, 8 * effort.scale
+            {"back": partial(_there_and_back, population), "train": partial(run.train, [0])}, 5 * effort.scale
         )
         yield compared(
             "snapshot", Setup(shape).workload, 1e3 * found["back"] / SNAPSHOTS, 1e3 * found["train"] / STEPS, "ms",

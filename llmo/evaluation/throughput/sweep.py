@@ -21,6 +21,8 @@ BATCHES = ((2, 32), (8, 64))
 REPLICAS = (1, 2, 4, 8, 16, 32, 64)
 MOST_STEPS, WORK = 8, 3e8
 """Most optimizer steps of an interval, and about how many parameters times tokens: a point takes about a second."""
+COMPILED_FROM = 2.0
+"""Scale from which all shapes are compiled."""
 
 
 def sweep(effort: Effort) -> Iterator[Row]:
@@ -31,8 +33,8 @@ def sweep(effort: Effort) -> Iterator[Row]:
             each = setup.workload.parameters * setup.workload.tokens
             setup = replace(setup, steps=max(1, min(MOST_STEPS, int(WORK / each))))
             for executor in EXECUTORS:
-                # Compiling takes longer than measuring; graphs of this shape are there from the other rows.
-                if executor != "compiled" or effort.scale >= 1 or shape == SMALL:
+                # Compiling takes longer than measuring; this shape is compiled for other rows anyway.
+                if executor != "compiled" or effort.scale >= COMPILED_FROM or shape == SMALL:
                     yield from _points(setup, executor, effort)
 
 
@@ -43,6 +45,6 @@ def _points(setup: Setup, executor: str, effort: Effort) -> Iterator[Row]:
         yield missing(NAME, setup.workload, UNIT, str(error), executor=executor)
         return
     for replicas in REPLICAS[:1] if executor == "single" else REPLICAS:
-        (found,) = in_turn({executor: partial(run.train, range(replicas))}, 0.4 * effort.scale).values()
+        (found,) = in_turn({executor: partial(run.train, range(replicas))}, 0.3 * effort.scale).values()
         workload = setup.workload._replace(replicas=replicas)
         yield alone(NAME, workload, replicas * setup.steps / found, UNIT, executor=executor, note=str(setup))
