@@ -1,7 +1,8 @@
 """Instances of llmo/Adapters-v0: LoRA adapters on one frozen pre-trained base, as in fine-tuning a large model.
 
 All instances of a part share its base; they differ in the adapter, the data, the starting rate, the teacher and the
-budget. `train`, `dev` and `test` share no base, no text and no seed.
+budget, of which the smallest pays 14 steps of 8 optimizer steps. `train`, `dev` and `test` share no base, no text and
+no seed.
 """
 
 from __future__ import annotations
