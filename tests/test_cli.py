@@ -4,7 +4,9 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -204,7 +206,10 @@ def test_interrupted_and_full_disk(llmo: Callable[..., subprocess.CompletedProce
 
 def test_control_c_ends_a_command_quietly(llmo: Callable[..., object], tmp_path: Path) -> None:
     command = [sys.executable, "-m", "llmo", "--plugin", "kitchen", "cook", "slow"]
-    with subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+    pipes: dict[str, Any] = {"stderr": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    # A shell's background jobs ignore the interrupt, and so would what they start.
+    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    with subprocess.Popen(command, cwd=tmp_path, preexec_fn=heeding, **pipes) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "cooking\n"
         started = time.monotonic()

@@ -7,6 +7,7 @@ many adapters at once, Chen et al. 2023, "Punica", here with gradients).
 from __future__ import annotations
 
 import hashlib
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -27,21 +28,22 @@ class BatchedLora:
     Args:
         model: The base; it gets hooks, and its parameters are frozen.
         lanes: How many rows are trained side by side; None to choose by size.
-
-    Attributes:
-        identity: Equal identities compute the same function: the base is a part of it.
     """
 
     def __init__(self, model: PreTrainedModel, lanes: int | None = None) -> None:
         self.layout, self.lanes = FactorLayout(model), lanes
-        weights = hashlib.sha256(self.layout.base.flatten(model).cpu().numpy().tobytes()).hexdigest()
-        self.identity: tuple[str, ...] = ("lora", model.config.to_json_string(), weights)
         self.model = model.train().requires_grad_(False)
         self.dropout = BlockDropout(model)
         self._factors: dict[str, tuple[Tensor, Tensor]] = {}
         modules = dict(model.named_modules())
         for linear in self.layout.factors:
             modules[linear.name].register_forward_hook(self._hook(linear))
+
+    @cached_property
+    def identity(self) -> tuple[str, ...]:
+        """Equal identities compute the same function: the base is a part of it."""
+        weights = self.layout.base.flatten(self.model).cpu().numpy().tobytes()
+        return "lora", self.model.config.to_json_string(), hashlib.sha256(weights).hexdigest()
 
     def _hook(self, linear: Linear) -> Any:
         def hook(_module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:

@@ -93,8 +93,9 @@ class ProcessLane:
 
     def close(self) -> None:
         """End the process, whatever it is doing."""
-        if self._pool is not None:
-            self._pool.shutdown(wait=False, cancel_futures=True)
         if self._process is not None:
-            self._process.terminate()
+            self._process.kill()
+        if self._pool is not None:
+            # Waiting for the pool's thread, which ends with the process, or it would still be at work when Python ends.
+            self._pool.shutdown(wait=True, cancel_futures=True)
         self._pool = self._process = None

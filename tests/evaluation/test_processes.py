@@ -6,7 +6,9 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,7 +96,10 @@ def test_control_c_ends_a_benchmark(tmp_path: Path) -> None:
         "1",
     ]
     command = [sys.executable, "-m", "llmo", *words, "--out", str(tmp_path / "out")]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    pipes: dict[str, Any] = {"stderr": subprocess.PIPE, "stdout": subprocess.DEVNULL, "text": True}
+    # A shell's background jobs ignore the interrupt, and so would what they start.
+    heeding = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    process = subprocess.Popen(command, preexec_fn=heeding, **pipes)
     deadline = time.monotonic() + 90
     while not list(tmp_path.rglob("*.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -47,9 +47,12 @@ class Struck(RayVecEnv):
 def cluster() -> Iterator[None]:
     """Four CPUs, whatever the machine has, on ports and in a session of their own, so that two can run side by side."""
     assert "RAY_ADDRESS" not in os.environ and not ray.is_initialized()
-    ray_cluster.join_cluster(4)
-    yield
-    ray.shutdown()
+    with pytest.MonkeyPatch.context() as patch:
+        # Else everything else that the machine does goes before.
+        patch.setenv("RAY_worker_niceness", "0")
+        ray_cluster.join_cluster(4)
+        yield
+        ray.shutdown()
 
 
 @pytest.fixture(scope="module")
