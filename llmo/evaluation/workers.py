@@ -30,9 +30,8 @@ class Workers:
     count: int
 
     def __str__(self) -> str:
-        return {"here": "this process", "processes": f"{self.count} processes", "ray": f"{self.count} Ray workers"}[
-            self.kind
-        ]
+        names = {"here": "this process", "processes": "process(es)", "ray": "Ray worker(s)"}
+        return names[self.kind] if self.kind == "here" else f"{self.count} {names[self.kind]}"
 
 
 HERE = Workers("here", 0)
