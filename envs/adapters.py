@@ -6,39 +6,18 @@ of its own. See `llmo/mdp/adapter_instances.py` for what an instance draws.
 
 from __future__ import annotations
 
+from llmo.actions.menu import MENU
 from llmo.mdp.adapter_instances import draw_adapter_instance
 from llmo.mdp.problem import build_problem
 from llmo.mdp.spec import EnvSpec
 from llmo.registry import environments
 
-MENU = (
-    "keep",
-    "rate_x0.2",
-    "rate_x0.5",
-    "rate_x2",
-    "rate_x5",
-    "rate_default",
-    "rate_decay",
-    "regularise_more",
-    "regularise_less",
-    "source_1",
-    "source_2",
-    "source_3",
-    "source_uniform",
-    "source_tracking",
-    "augment_off",
-    "augment_noise",
-    "augment_mask",
-    "adapter_rank_up",
-    "distil_teacher",
-    "distil_averaged",
-    "distil_off",
-    "rollback",
-    "load_averaged",
-)
+SWAPS = ("adapter_full", "adapter_lora", "adapter_merge")
+"""What a frozen base does not allow."""
 
 
 @environments.register("llmo/Adapters-v0")
 def adapters() -> EnvSpec:
     """Adapt one frozen pre-trained model by LoRA."""
-    return EnvSpec("llmo/Adapters-v0", MENU, draw_adapter_instance, build_problem, lambda instance: instance.base_model)
+    menu = tuple(name for name in MENU if name not in SWAPS)
+    return EnvSpec("llmo/Adapters-v0", menu, draw_adapter_instance, build_problem, lambda instance: instance.base_model)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -50,6 +50,11 @@ class Batch:
             return [self]
         size = self.inputs.shape[1] // count
         return [self._part(slice(size * index, size * (index + 1))) for index in range(count)]
+
+    def rows(self, part: slice) -> Batch:
+        """The batch of some of the replicas."""
+        tensors: dict[str, Any] = {name: value[part] for name, value in vars(self).items() if isinstance(value, Tensor)}
+        return replace(self, **tensors)
 
     def _part(self, sequences: slice) -> Batch:
         return replace(

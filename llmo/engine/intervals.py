@@ -62,17 +62,14 @@ def draw_interval(row: int, state: State, steps: int, cost: float, default_rate:
         default_rate: What a schedule multiplies.
         vocabulary: Number of token ids.
     """
-    problem, settings = state.problem, state.hyperparameters
+    problem = state.problem
     shares = [min(1.0, (state.spent + step * cost) / problem.budget) for step in range(steps)]
     cursors = np.arange(state.cursor, state.cursor + steps)
     seeds = np.full(steps, problem.seed, np.uint64)
     roles = np.array([state.roles_at(share) for share in shares])
     windows, slots = draw_batches(problem.task, seeds, cursors, problem.batch, state.mixture, roles)
-    inputs = corrupt(windows[:, :, :-1], settings.augmentation, seeds, cursors, vocabulary)
-    if state.schedule is not None:
-        rates = [default_rate * state.schedule(share) for share in shares]
-    else:
-        rates = [settings.rate_at(share) for share in shares]
+    inputs = corrupt(windows[:, :, :-1], state.hyperparameters.augmentation, seeds, cursors, vocabulary)
+    rates = [state.rate_at(share, default_rate) for share in shares]
     labels = torch.from_numpy(windows[:, :, 1:].copy())
     return Interval(row, state.cursor, torch.from_numpy(inputs.copy()), labels, slots, rates, cost)
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -77,10 +74,7 @@ class Passes:
         losses, gradients = [], []
         for start in range(0, len(rows), size):
             part = slice(start, start + size)
-            tensors: dict[str, Any] = {
-                name: value[part] for name, value in vars(batch).items() if isinstance(value, Tensor)
-            }
-            found = self._executor.gradient(rows[part], replace(batch, **tensors))
+            found = self._executor.gradient(rows[part], batch.rows(part))
             losses.append(found[0].clone())
             gradients.append(found[1][:].clone())
         return torch.cat(losses), torch.cat(gradients)

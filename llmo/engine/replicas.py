@@ -17,7 +17,7 @@ from llmo.engine.adapters import adapted, grow, merge
 from llmo.engine.batches import fixed_mixture
 from llmo.engine.choice import make_executor, valid_device
 from llmo.engine.dropout import blocks
-from llmo.engine.layout import MAX_RANK, FactorLayout
+from llmo.engine.layout import MAX_RANK
 from llmo.engine.memory import Passes
 from llmo.engine.ranks import Ranks, launched
 from llmo.engine.rows import Rows
@@ -168,13 +168,6 @@ class Replicas:
         if state.hyperparameters.mixing not in (old.mixing, "tracking"):
             state.mixture = fixed_mixture(state.hyperparameters.mixing)
 
-    def learning_rate(self, row: int) -> float:
-        """The rate of a row's next optimizer step."""
-        state = self.states[row]
-        if state.schedule is not None:
-            return self.default_rate(row) * state.schedule(state.share)
-        return state.hyperparameters.rate_at(state.share)
-
     def default_rate(self, row: int) -> float:
         """The published default rate for a row's size, start and adapter."""
         state = self.states[row]
@@ -227,16 +220,9 @@ class Replicas:
     def _grow(self, row: int, rank: int) -> None:
         state = self.states[row]
         seed = (state.problem.seed * 1_000_003 + state.cursor) % 2**63
-        if isinstance(self.layout, FactorLayout):
-            grow(
-                adapted(self.layout.factors, self.rows.full.values[row]),
-                self.rows.full.values[row],
-                state.rank,
-                rank,
-                seed,
-            )
-        else:
-            grow(self.layout.factors, self.rows.lora.values[row], state.rank, rank, seed)
+        factors = (self.rows.full if self.frozen else self.rows.lora).values[row]
+        linears = adapted(self.layout.factors, factors) if state.rank else self.layout.factors
+        grow(linears, factors, state.rank, rank, seed)
         state.rank = rank
 
     def merge_adapter(self, row: int) -> None:

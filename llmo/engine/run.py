@@ -117,8 +117,6 @@ class Run(Replicas):
     def _dropout(self, active: list[Lane], inputs: Tensor) -> Tensor | None:
         """Dropout masks of the lanes' next step, [n, L, B, T, width]; None where no lane drops."""
         rates = np.array([lane.state.hyperparameters.dropout for lane in active])
-        if not rates.any():
-            return None
         seeds = np.array([lane.state.problem.seed for lane in active], np.uint64)
         cursors = np.array([lane.cursor for lane in active])
         shape = (self.blocks, *inputs.shape[1:], self.config.hidden_size)

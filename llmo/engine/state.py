@@ -130,6 +130,12 @@ class State:
         """Which material each slot holds when a share of the budget is spent."""
         return [roles for since, roles in self.problem.roles if since <= share][-1]
 
+    def rate_at(self, share: float, default_rate: float) -> float:
+        """The learning rate when a share of the budget is spent; a schedule multiplies the default rate."""
+        if self.schedule is not None:
+            return default_rate * self.schedule(share)
+        return self.hyperparameters.rate_at(share)
+
     def charge(self, flops: float) -> None:
         """Spend some of the budget."""
         self.spent += flops

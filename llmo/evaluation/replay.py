@@ -133,7 +133,7 @@ def _groups(episodes: Sequence[Episode]) -> Iterator[list[Episode]]:
 
     for (_, executor, *_), group in groupby(sorted(episodes, key=key), key):
         alike = list(group)
-        together = TOGETHER if executor == "batched" else 1
+        together = 1 if executor == "single" else TOGETHER
         yield from (alike[first : first + together] for first in range(0, len(alike), together))
 
 

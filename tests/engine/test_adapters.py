@@ -90,7 +90,9 @@ def test_optimizer_steps_are_those_of_peft_with_torch_adamw(make_problem: MakePr
     trained = [parameter for parameter in peft.parameters() if parameter.requires_grad]
     state = run.states[0]
     decay = state.hyperparameters.weight_decay
-    optimizer = torch.optim.AdamW(trained, lr=run.learning_rate(0), betas=BETAS, weight_decay=decay)
+    optimizer = torch.optim.AdamW(
+        trained, lr=state.rate_at(state.share, run.default_rate(0)), betas=BETAS, weight_decay=decay
+    )
     for step in range(steps):
         seeds, roles = np.array([problem.seed], np.uint64), np.array([[0, 1, 2]])
         sequences, _ = draw_batches(problem.task, seeds, np.array([step]), 2, state.mixture, roles)

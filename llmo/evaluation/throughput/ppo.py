@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from llmo.engine.choice import COMPILED_FROM, population_executor
 from llmo.errors import LlmoError, WorkerError
 from llmo.evaluation.processes import cores
 from llmo.evaluation.throughput.problems import ENV, Setup
@@ -36,7 +37,7 @@ def ppo_training(effort: Effort) -> Iterator[Row]:
         ours += update_rates(None, processes)
         if effort.baseline is not None:
             theirs += update_rates(effort.baseline, processes)
-    note = f"{processes} processes, {REPLICAS} replicas, "
+    note = f"{population_executor(COMPILED_FROM)}, {processes} processes, {REPLICAS} replicas, "
     if effort.baseline is None:
         note += "compared with nothing, since no --baseline names a checkout of another version"
         yield replace(alone("ppo-training", workload, ours, UNIT, note=note), wanted=str(target))
@@ -66,10 +67,13 @@ def update_rates(checkout: Path | None, processes: int) -> list[float]:
     Raises:
         WorkerError: The training has failed.
     """
-    words = ["--steps", UPDATES * ROLLOUT * REPLICAS, "--demonstrations", 0, "--replicas", REPLICAS]
+    words: list[object] = ["--steps", UPDATES * ROLLOUT * REPLICAS, "--demonstrations", 0, "--replicas", REPLICAS]
     environment = dict(os.environ)
     if checkout is not None:
         environment["PYTHONPATH"] = str(checkout.resolve())
+    else:
+        # What a training of a usual length takes by default; this one is too short to.
+        words += ["--executor", population_executor(COMPILED_FROM)]
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "train"
         command = [sys.executable, "-m", "llmo", "train", ENV, *map(str, words), "--workers", str(processes)]
