@@ -6,13 +6,16 @@ different length leave no bubble. One lane trains in place, several train on cop
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from llmo.engine.intervals import Interval, cosine, sampled, tally, update_ratio
-from llmo.engine.rows import Rows
+from llmo.engine.layout import Layout
+from llmo.engine.optimizer import Moments
+from llmo.engine.rows import Row
 from llmo.engine.state import State
 from llmo.engine.vectors import WHOLE, Whole
 
@@ -77,6 +80,7 @@ class Lanes:
 
     Args:
         rows: Where rows come from and go back to.
+        layout: Of their tensors.
         count: Lanes, at least 1.
 
     Attributes:
@@ -87,15 +91,16 @@ class Lanes:
         alive: Which lanes have not diverged, bool [count].
     """
 
-    def __init__(self, rows: Rows, count: int) -> None:
+    def __init__(self, rows: Sequence[Row], layout: Layout, count: int) -> None:
         self._rows, self._in_place = rows, count == 1
         self.active: list[Lane] = []
-        self.alive = torch.ones(count, dtype=torch.bool, device=rows.buffer.device)
-        self.full, self.lora = rows.full.part(slice(count)), rows.lora.part(slice(count))
-        self.averaged = rows.averaged[:count]
-        if not self._in_place:
-            self.full, self.lora = self.full.zeros(), self.lora.zeros()
-            self.averaged = torch.zeros_like(self.averaged)
+        device = rows[0].weights.device
+        self.alive = torch.ones(count, dtype=torch.bool, device=device)
+        # One lane trains on the row itself, see `_put`.
+        places = 0 if self._in_place else count
+        self.full = Moments.zeros(places, layout.width, device)
+        self.lora = Moments.zeros(places, layout.adapter_width, device)
+        self.averaged = torch.zeros(places, layout.width, device=device)
 
     def add(self, lane: Lane) -> None:
         """Take a row in, behind the others."""
@@ -108,17 +113,20 @@ class Lanes:
         self._put(place)
 
     def _put(self, place: int) -> None:
-        lane, row = self.active[place], self.active[place].interval.row
+        lane = self.active[place]
+        row = self._rows[lane.interval.row]
         self.alive[place] = True
         if self._in_place:
-            here = slice(row, row + 1)
-            self.full, self.lora = self._rows.full.part(here), self._rows.lora.part(here)
-            self.averaged = self._rows.averaged[here]
+            self.averaged = row.own_average()
+            if lane.adapter:
+                self.full, self.lora = row.full, row.own_lora()
+            else:
+                self.full = row.own_full()
             return
-        self.full.copy_row(place, self._rows.full, row)
-        self.averaged[place] = self._rows.averaged[row]
-        if lane.adapter:
-            self.lora.copy_row(place, self._rows.lora, row)
+        self.full.copy_row(place, row.full, 0)
+        self.averaged[place] = row.averaged
+        if row.lora is not None:
+            self.lora.copy_row(place, row.lora, 0)
 
     def advance(self, sound: Tensor) -> list[int]:
         """Count one step of every lane, sound or not, bool [n]; the places of those that have ended with it.
@@ -136,11 +144,10 @@ class Lanes:
 
     def take_out(self, place: int, after: Tensor) -> None:
         """Send a row back and close its interval; its effective weights [P] have become `after`."""
-        lane, row = self.active[place], self.active[place].interval.row
+        lane = self.active[place]
         if not self._in_place:
-            trained, source = (self._rows.lora, self.lora) if lane.adapter else (self._rows.full, self.full)
-            trained.copy_row(row, source, place)
-            self._rows.averaged[row] = self.averaged[place]
+            full, lora = (None, self.lora) if lane.adapter else (self.full, None)
+            self._rows[lane.interval.row].write(full, lora, self.averaged, place)
         losses, norms = torch.stack(lane.losses), torch.stack(lane.norms)
         tally(lane.state, lane.interval, losses.double().cpu().numpy(), norms.double().cpu().numpy())
         sums = lane.state.interval
@@ -153,8 +160,9 @@ class Lanes:
         """Nobody waits for a lane: the last one moves there."""
         last = len(self.active) - 1
         if place != last:
-            for moments in (self.full, self.lora):
-                moments.copy_row(place, moments, last)
+            self.full.copy_row(place, self.full, last)
+            if self.active[last].adapter:
+                self.lora.copy_row(place, self.lora, last)
             self.averaged[place], self.alive[place] = self.averaged[last], self.alive[last]
             self.active[place] = self.active[last]
         self.active.pop()

@@ -52,11 +52,11 @@ class Moments:
         """Views of some of the rows."""
         return Moments(self.values[rows], self.first[rows], self.second[rows], self.steps[rows])
 
-    def zeros(self) -> Moments:
-        """As many rows of zeros, next to each other."""
-        return Moments(
-            *(torch.zeros_like(getattr(self, name), memory_format=torch.contiguous_format) for name in _PARTS)
-        )
+    @classmethod
+    def zeros(cls, rows: int, width: int, device: torch.device) -> Moments:
+        """Rows of zeros, [rows, width]."""
+        first, second, third = (torch.zeros(rows, width, device=device) for _ in range(3))
+        return cls(first, second, third, torch.zeros(rows, device=device))
 
     def copy_row(self, row: int, source: Moments, place: int) -> None:
         """Overwrite a row with one of other moments."""

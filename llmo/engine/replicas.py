@@ -1,6 +1,6 @@
 """`Replicas`: N training runs at rest, and what can be done to one between its optimizer steps.
 
-Tensors lie in `Rows`; what is not a tensor lies in one small `State` a row. A snapshot of a row is a copy of both, and
+Tensors lie in one `Row` each; what is not a tensor lies in one small `State`. A snapshot is both at one moment, and
 everything random is counted, so restoring and continuing is bit-identical.
 """
 
@@ -10,6 +10,7 @@ import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from llmo.budget import Cost, sequence_cost
@@ -20,7 +21,7 @@ from llmo.engine.dropout import blocks
 from llmo.engine.layout import MAX_RANK
 from llmo.engine.memory import Passes
 from llmo.engine.ranks import Ranks, launched
-from llmo.engine.rows import Rows
+from llmo.engine.rows import make_rows
 from llmo.engine.single import SingleSettings
 from llmo.engine.soft_targets import SoftTargets, teacher_loss
 from llmo.engine.state import Problem, Snapshot, State
@@ -46,7 +47,7 @@ class Replicas:
 
     Attributes:
         states: One a row; set by `load`.
-        rows: The tensors.
+        rows: The tensors of each row.
         parameters: Of the model, an adapter not counted.
         blocks: L, the model's repeated blocks.
         ranks: The processes that train the model together; None where this one does so alone.
@@ -75,7 +76,7 @@ class Replicas:
         own = copy.deepcopy(model)
         self.executor = make_executor(own, replicas, executor, frozen, self.device, self.single, self.ranks)
         self.layout = self.executor.layout
-        self.rows = Rows(replicas, self.layout, self.device)
+        self.rows = make_rows(replicas, self.layout, self.device)
         self.states: list[State] = [None] * replicas  # type: ignore[list-item]
         self._soft_targets = SoftTargets(self.executor, self.device)
         self._passes = Passes(self.executor)
@@ -101,7 +102,7 @@ class Replicas:
             raise LlmoError(
                 "sequences in a batch", problem.batch, f"a multiple of {self.parts}: accumulation x processes"
             )
-        self.rows.start(row, self.layout.own(problem.weights))
+        self.rows[row].start(self.layout.own(problem.weights))
         state = State(
             problem,
             problem.hyperparameters,
@@ -117,11 +118,11 @@ class Replicas:
 
     def snapshot(self, row: int) -> Snapshot:
         """Everything of a row: weights, moments, averages, best, settings, counters, budget."""
-        return Snapshot(self.rows.buffer[row].clone(), self.states[row].copy())
+        return Snapshot(self.rows[row].share(), self.states[row].copy())
 
     def restore(self, row: int, snapshot: Snapshot) -> None:
         """Put a snapshot into a row; continuing from it is bit-identical within one executor."""
-        self.rows.buffer[row] = snapshot.tensors
+        self.rows[row].take(snapshot.tensors)
         self.states[row] = snapshot.state.copy()
 
     # What things cost
@@ -186,26 +187,17 @@ class Replicas:
     def effective(self, rows: Sequence[int]) -> Tensor:
         """What the executor runs on, [len(rows), P]: weights with adapters merged, or the factors on a frozen base.
 
-        It is a view of the rows themselves where nothing needs copying.
+        To be read only: a single row's may be the row itself.
         """
-        first = rows[0]
-        if list(rows) == list(range(first, first + len(rows))):
-            weights = self.rows.full.values[first : first + len(rows)]
-        else:
-            weights = self.rows.full.values[list(rows)]
-        lora = [place for place, row in enumerate(rows) if self.has_own_adapter(row)]
-        if lora:
-            weights = weights.clone()
-            factors = self.rows.lora.values[[rows[place] for place in lora]]
-            weights[lora] = merge(self.layout, weights[lora], factors)
-        return weights
+        parts = [self._merged(self.rows[row].weights, self.rows[row].factors) for row in rows]
+        return torch.stack(parts) if len(parts) > 1 else parts[0][None]
+
+    def _merged(self, weights: Tensor, factors: Tensor | None) -> Tensor:
+        return weights if factors is None else merge(self.layout, weights[None].clone(), factors[None])[0]
 
     def delivered(self, row: int) -> Tensor:
         """What a row delivers, [1, P]: the best by validation, an adapter of its own merged; the first before that."""
-        best = slice(row, row + 1)
-        if self.frozen:
-            return self.rows.best_weights[best]
-        return merge(self.layout, self.rows.best_weights[best].clone(), self.rows.best_factors[best])
+        return self._merged(self.rows[row].best_weights, self.rows[row].best_factors)[None]
 
     def fresh_adapter(self, row: int) -> None:
         """Freeze the weights and train a fresh LoRA adapter of rank `FRESH_RANK`; one in place is merged first."""
@@ -220,7 +212,7 @@ class Replicas:
     def _grow(self, row: int, rank: int) -> None:
         state = self.states[row]
         seed = (state.problem.seed * 1_000_003 + state.cursor) % 2**63
-        factors = (self.rows.full if self.frozen else self.rows.lora).values[row]
+        factors = (self.rows[row].own_full() if self.frozen else self.rows[row].own_lora()).values[0]
         linears = adapted(self.layout.factors, factors) if state.rank else self.layout.factors
         grow(linears, factors, state.rank, rank, seed)
         state.rank = rank
@@ -230,10 +222,10 @@ class Replicas:
         state = self.states[row]
         if not state.rank:
             return
-        self.rows.full.values[row] = self.effective([row])[0]
-        self.rows.lora.values[row] = 0
-        self.rows.full.reset(row)
-        self.rows.lora.reset(row)
+        merged, full = self.effective([row])[0], self.rows[row].own_full()
+        self.rows[row].drop_adapter()
+        full.values[0] = merged
+        full.reset(0)
         self._keep_relative_rate(row, "full")
         state.rank = 0
 
@@ -254,13 +246,14 @@ class Replicas:
         state = self.states[row]
         if state.best_state is None:
             raise LlmoError("roll back", "no measurement yet", "a run that was evaluated")
-        self.rows.live[row] = self.rows.best[row]
+        self.rows[row].load_best()
         settings, state.adapter, state.rank = state.best_state
         self.change(row, **{**vars(settings), "mixing": state.hyperparameters.mixing})
-        self.rows.averaged[row] = self.effective([row])[0]
+        self.rows[row].own_average()[0] = self.effective([row])[0]
         state.averaged_steps = 0
 
     def load_averaged(self, row: int) -> None:
         """Set the effective weights to the running average over about two intervals; an adapter stays on."""
-        adapter = self.effective([row])[0] - self.rows.full.values[row]
-        self.rows.full.values[row] = self.rows.averaged[row] - adapter
+        here = self.rows[row]
+        adapter = self.effective([row])[0] - here.weights
+        here.own_full().values[0] = here.averaged - adapter

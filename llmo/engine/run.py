@@ -39,7 +39,7 @@ class Run(Replicas):
         problem = self.states[waiting[0]].problem
         best = self.executor.lanes or good_lanes(self.parameters, problem.batch * problem.task.tokens)
         count = min(len(waiting), best)
-        lanes = Lanes(self.rows, count)
+        lanes = Lanes(self.rows, self.layout, count)
         for _ in range(count):
             lanes.add(self._lane(waiting.popleft(), steps))
         while lanes.active:
@@ -147,7 +147,7 @@ class Run(Replicas):
         if state.loss < state.best_loss:
             state.best_loss = state.loss
             state.best_state = (state.hyperparameters, state.adapter, state.rank)
-            self.rows.best[row] = self.rows.live[row]
+            self.rows[row].keep_best()
         seen = sums.source_count > 0
         state.source_loss[seen] = sums.source_loss[seen] / sums.source_count[seen]
         if state.hyperparameters.mixing == "tracking" and sums.steps and not state.diverged:

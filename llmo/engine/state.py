@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llmo.agent import Schedule
+from llmo.engine.rows import Tensors
 from llmo.hyperparameters import Adapter, Hyperparameters, Start
 from llmo.tasks.task import Task
 
@@ -151,7 +152,7 @@ class State:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """One row at one moment: its tensors [S], and the rest."""
+    """One row at one moment: its tensors, and the rest."""
 
-    tensors: Tensor
+    tensors: Tensors
     state: State

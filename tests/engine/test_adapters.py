@@ -55,7 +55,7 @@ def layers(peft: Any) -> list[Any]:
 
 
 def factors(run: Run, linear: Any, row: torch.Tensor | None = None) -> tuple[torch.Tensor, torch.Tensor]:
-    row = run.rows.lora.values[0] if row is None else row
+    row = run.rows[0].factors if row is None else row
     a, b = linear.factors(row[None])
     return a[0], b[0]
 
@@ -73,7 +73,7 @@ def test_logits_and_gradients_are_pefts(make_problem: MakeProblem, rank: int) ->
     cross_entropy(logits.flatten(0, 1), examples.labels.flatten()).backward()
     batch = Batch(examples.inputs[None], examples.labels[None], problem.task.loss)
     _, gradient = run.executor.gradient(weights, batch)
-    found = adapter_gradient(run.layout, gradient[:], run.rows.lora.values)[0]
+    found = adapter_gradient(run.layout, gradient[:], run.rows[0].factors[None])[0]
     for linear, module in zip(run.layout.linears, layers(peft), strict=True):
         a, b = factors(run, linear, found)
         torch.testing.assert_close(a[:rank], module.lora_A["default"].weight.grad, rtol=1e-4, atol=1e-7)
@@ -110,7 +110,7 @@ def test_optimizer_steps_are_those_of_peft_with_torch_adamw(make_problem: MakePr
     merged = peft.merge_and_unload()
     expected = run.layout.flatten(merged)
     torch.testing.assert_close(run.effective([0])[0, : len(expected)], expected, rtol=1e-3, atol=1e-5)
-    assert torch.equal(run.rows.full.values[0, : len(expected)], problem.weights)
+    assert torch.equal(run.rows[0].weights[: len(expected)], problem.weights)
 
 
 @pytest.mark.parametrize("change", ["fresh_adapter", "grow_adapter", "merge_adapter"])
@@ -132,19 +132,19 @@ def test_a_swap_back_and_forth_starts_its_optimizers_afresh(make_problem: MakePr
     run.train([0])
     run.fresh_adapter(0)
     run.train([0])
-    assert run.rows.lora.steps[0] == 4
+    assert run.rows[0].lora.steps.item() == 4
     run.merge_adapter(0)
-    for moments in (run.rows.full, run.rows.lora):
-        assert not any(part.any() for part in (moments.first, moments.second, moments.steps))
-    assert torch.all(run.rows.lora.values == 0)
+    assert run.rows[0].lora is None
+    moments = run.rows[0].full
+    assert not any(part.any() for part in (moments.first, moments.second, moments.steps))
 
 
 def test_merging_is_the_product_of_the_factors(make_problem: MakeProblem) -> None:
     problem = make_problem()
     run = adapted(problem, 8)
-    merged = merge(run.layout, run.rows.full.values.clone(), run.rows.lora.values)
+    merged = merge(run.layout, run.rows[0].full.values.clone(), run.rows[0].factors[None])
     linear = run.layout.linears[-1]
     a, b = factors(run, linear)
     here = slice(linear.weight, linear.weight + linear.outputs * linear.inputs)
-    change = (merged - run.rows.full.values)[0, here].view(linear.outputs, linear.inputs)
+    change = (merged - run.rows[0].weights)[0, here].view(linear.outputs, linear.inputs)
     torch.testing.assert_close(change, 2 * b @ a, rtol=1e-4, atol=1e-6)

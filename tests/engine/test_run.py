@@ -14,6 +14,7 @@ from llmo.engine.optimizer import BETAS, CLIP_NORM
 from llmo.engine.run import Run
 from llmo.engine.state import Problem
 from llmo.errors import LlmoError
+from llmo.evaluation.compare import difference
 from llmo.tasks.causal_lm import CausalLM
 
 SHAPE = ModelShape(8, 2)
@@ -74,7 +75,7 @@ def test_rows_train_for_as_many_steps_as_each_can_pay(make_problem: MakeProblem)
         run.load(row, make_problem(row, interval=2 + row))
     run.train([0, 1, 2])
     assert [m.optimizer_steps for m in run.evaluate([0, 1, 2])] == [2, 3, 4]
-    assert run.rows.full.steps.tolist() == [2, 3, 4]
+    assert [row.full.steps.item() for row in run.rows] == [2, 3, 4]
 
 
 def test_a_schedule_sets_the_rate_at_every_step_from_the_budget_spent(make_problem: MakeProblem) -> None:
@@ -119,19 +120,20 @@ def test_what_is_trained_on_follows_the_roles(make_problem: MakeProblem) -> None
 def test_rolling_back_restores_weights_and_settings_but_gives_no_budget_back(make_problem: MakeProblem) -> None:
     run = started(make_problem(interval=20, learning_rate=0.02, roles=((0.0, (0, 0, 0)),)))
     run.train([0])
-    best, settings = run.rows.live[0].clone(), run.states[0].hyperparameters
+    best, settings = run.rows[0].share(), run.states[0].hyperparameters
     measured = run.evaluate([0])[0]
     assert measured.validation_loss == measured.best_validation_loss
     run.change(0, learning_rate=3.0, regularisation=4, mixing="source_3")
     run.fresh_adapter(0)
     run.train([0])
-    run.rows.full.values[0] *= 5
+    run.rows[0].own_full().values.mul_(5)
     assert run.evaluate([0])[0].validation_loss > run.states[0].best_loss
     spent, cursor = run.states[0].spent, run.states[0].cursor
     run.load_best(0)
     state = run.states[0]
-    assert torch.equal(run.rows.live[0], best)
-    assert torch.equal(run.rows.averaged[0], run.rows.full.values[0])
+    found = run.rows[0].share()
+    assert torch.equal(found.full, best.full) and found.lora is None
+    assert torch.equal(run.rows[0].averaged, run.rows[0].weights)
     assert (state.spent, state.cursor) == (spent, cursor)
     assert (state.rank, state.adapter) == (0, "full")
     assert state.hyperparameters == replace(settings, mixing="source_3")
@@ -146,19 +148,19 @@ def test_rolling_back_needs_something_to_go_back_to(make_problem: MakeProblem) -
 
 def test_averaged_weights_are_the_running_mean_of_what_the_batches_saw(make_problem: MakeProblem) -> None:
     run = started(make_problem(interval=1))
-    expected = run.rows.full.values[0].clone()
+    expected = run.rows[0].weights.clone()
     for _ in range(6):
-        expected = 0.5 * expected + 0.5 * run.rows.full.values[0]
+        expected = 0.5 * expected + 0.5 * run.rows[0].weights
         run.train([0])
-    torch.testing.assert_close(run.rows.averaged[0], expected)
+    torch.testing.assert_close(run.rows[0].averaged, expected)
     run.load_averaged(0)
-    assert torch.equal(run.rows.full.values[0], run.rows.averaged[0])
+    assert torch.equal(run.rows[0].weights, run.rows[0].averaged)
     run.fresh_adapter(0)
     run.train([0])
     run.train([0])
     run.load_averaged(0)
     assert run.states[0].rank == 4
-    torch.testing.assert_close(run.effective([0])[0], run.rows.averaged[0])
+    torch.testing.assert_close(run.effective([0])[0], run.rows[0].averaged)
 
 
 @pytest.mark.parametrize("poison", ["rate", "weights"])
@@ -172,8 +174,8 @@ def test_a_diverged_row_keeps_its_best_and_harms_no_other(make_problem: MakeProb
         if with_bad and poison == "rate":
             run.change(1, learning_rate=1e6, regularisation=4)
         elif with_bad:
-            run.rows.full.values[1, 3] = math.nan
-        moments = run.rows.full.first[1].clone()
+            run.rows[1].own_full().values[0, 3] = math.nan
+        moments = run.rows[1].full.first.clone()
         told = []
         for _ in range(3):
             run.train(rows)
@@ -186,16 +188,17 @@ def test_a_diverged_row_keeps_its_best_and_harms_no_other(make_problem: MakeProb
             assert math.isfinite(bad.update_ratio) and math.isfinite(bad.gradient_norm)
             first = make_problem(1).weights
             assert torch.equal(run.delivered(1)[0, : len(first)], first)
-            assert not run.rows.full.first[1].isnan().any() and not run.rows.full.second[1].isnan().any()
+            full = run.rows[1].full
+            assert not full.first.isnan().any() and not full.second.isnan().any()
             if poison == "weights":
-                assert bad.optimizer_steps == 0 and torch.equal(run.rows.full.first[1], moments)
+                assert bad.optimizer_steps == 0 and torch.equal(full.first, moments)
         return run, told
 
     bad, told = play(True)
     good, expected = play(False)
     assert told == expected
     for row in (0, 2):
-        assert torch.equal(bad.rows.buffer[row], good.rows.buffer[row])
+        assert not difference(bad.rows[row].share(), good.rows[row].share())
 
 
 def test_cosines_are_those_of_the_last_gradients(make_problem: MakeProblem) -> None:

@@ -138,7 +138,7 @@ def test_bfloat16_is_for_the_passes_and_float32_for_what_is_kept(make_problem: M
     losses, gradient = run.executor.gradient(run.effective([0]), one_batch(problem))
     logits = run.executor.logits(run.effective([0]), problem.task.validation.inputs[None])
     assert seen == {torch.bfloat16}
-    assert {run.rows.buffer.dtype, losses.dtype, gradient[:].dtype, logits.dtype} == {torch.float32}
+    assert {run.rows[0].weights.dtype, losses.dtype, gradient[:].dtype, logits.dtype} == {torch.float32}
     full, half = numbers(measured(started(model, problem, frozen))), numbers(measured(run))
     assert full != half
     assert half == pytest.approx(full, rel=0.05)

@@ -182,7 +182,7 @@ def test_a_larger_rank_costs_more_and_changes_nothing_at_first(spec: EnvSpec) ->
     assert ranks == [8]
     for linear in run.layout.factors:
         assert run.states[0].problem.target_modules == TARGET_MODULES[2]
-        assert linear.factors(run.rows.full.values[:1])[0].any() == linear.name.endswith(TARGET_MODULES[2])
+        assert linear.factors(run.rows[0].weights[None])[0].any() == linear.name.endswith(TARGET_MODULES[2])
 
 
 def test_executors_agree_within_rounding_after_an_episode(spec: EnvSpec) -> None:
