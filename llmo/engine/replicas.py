@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -104,7 +105,7 @@ class Replicas:
             )
         self.rows[row].start(self.layout.own(problem.weights))
         state = State(
-            problem,
+            replace(problem, weights=problem.weights.new_empty(0)),
             problem.hyperparameters,
             adapter="lora" if problem.rank else "full",
             rank=problem.rank,

@@ -78,7 +78,7 @@ class State:
     """Everything of one row that is not a tensor.
 
     Attributes:
-        problem: What it trains.
+        problem: What it trains; the weights that it started with are kept no longer.
         hyperparameters: Current settings.
         teacher_cost: FLOPs of the teacher's forward pass of one sequence; 0 without a teacher.
         adapter: What is trained now.
