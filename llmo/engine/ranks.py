@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import time
 from dataclasses import replace
 from datetime import timedelta
 from typing import Any
@@ -16,6 +17,8 @@ from llmo.errors import LlmoError
 
 TIMEOUT = timedelta(seconds=60)
 """How long a rank waits for the others, which do the same work at the same time."""
+LAST_SECONDS = 0.2
+"""How long a rank's communication threads have at its end."""
 
 
 def launched() -> bool:
@@ -31,6 +34,9 @@ def first_rank() -> bool:
 def _leave() -> None:
     if torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
+        # DTensor's caches still hold the group, so its threads live on. One that lets go of a tensor waits for the GIL;
+        # if the interpreter ended meanwhile, Python (before 3.14) would end that thread inside C++: an abort.
+        time.sleep(LAST_SECONDS)
 
 
 class Ranks:
@@ -67,7 +73,6 @@ class Ranks:
             )
         except ValueError as error:
             raise LlmoError("precision", settings.precision, f"that of the process's other runs ({error})") from error
-        # Its threads must not outlive the interpreter: a rank that ends first would abort.
         atexit.register(_leave)
         kind, precision = self._accelerator.distributed_type.value, self._accelerator.mixed_precision
         if kind not in ("MULTI_CPU", "MULTI_GPU", "FSDP"):

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from llmo import catalog
 from llmo.agent import Agent, LearningAgent
+from llmo.catalog.tuned import tuned_parameters
 from llmo.errors import LlmoError
 from llmo.evaluation.progress import Progress
 from llmo.evaluation.spread import spread
@@ -44,7 +45,8 @@ def demonstrate(
 
     Args:
         env: Registered name of the environment.
-        teacher: Registered name of the agent that is imitated; it plays the menu and sets no schedule.
+        teacher: Registered name of the agent that is imitated, with its tuned values; it plays the menu and sets no
+            schedule.
         indices: The train instances.
         random_share: Share of the moves that are random instead, so that every action of the menu is seen, 0 to 1.
         seed: Of those.
@@ -80,7 +82,7 @@ def valid_teacher(name: str) -> None:
 def _play(env: str, teacher: str, indices: Sequence[int], random_share: float, seed: int) -> Demonstrations:
     spec = env_spec(env)
     population = Population(spec, len(indices), executor="batched")
-    agent: Agent = catalog.make_agent(teacher)
+    agent: Agent = catalog.make_agent(teacher, **tuned_parameters(teacher))
     agent.bind(spec.space)
     agent.reset(list(indices))
     population.reset({slot: spec.draw("train", index, 1.0) for slot, index in enumerate(indices)})

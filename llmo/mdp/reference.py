@@ -12,7 +12,7 @@ import numpy as np
 
 from llmo import catalog
 from llmo.agent import Schedule
-from llmo.catalog.tuned import reference_rule
+from llmo.catalog.tuned import reference_rule, tuned_parameters
 from llmo.mdp.instances import Instance
 from llmo.mdp.reward import SCALE
 from llmo.measurement import Measurement
@@ -36,7 +36,8 @@ class ReferenceCurves:
     def prepare(self, instances: Sequence[Instance]) -> None:
         """Run the reference on the instances that it has not run on yet."""
         new = [instance for instance in dict.fromkeys(instances) if instance not in self._curves]
-        agent = catalog.make_agent(reference_rule())
+        rule = reference_rule()
+        agent = catalog.make_agent(rule, **tuned_parameters(rule))
         for first in range(0, len(new), self._at_once):
             part = new[first : first + self._at_once]
             curves = self._keep(part, agent.schedules([instance.start for instance in part]))

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from llmo import catalog
-from llmo.catalog.tuned import reference_rule
+from llmo.catalog.tuned import reference_rule, tuned_parameters
 from llmo.errors import LlmoError
 from llmo.mdp.population import Population
 from llmo.mdp.reference import ReferenceCurves
@@ -54,7 +54,7 @@ def test_relative_is_the_gain_less_that_of_the_reference(spec: EnvSpec) -> None:
 def test_the_reference_itself_gets_nothing(spec: EnvSpec, executor: str) -> None:
     instance = spec.draw("dev", 5, SCALE)
     population = Population(spec, reward="relative", executor=executor)
-    schedules = catalog.make_agent(reference_rule()).schedules([instance.start])
+    schedules = catalog.make_agent(reference_rule(), **tuned_parameters(reference_rule())).schedules([instance.start])
     population.reset({0: instance}, {0: schedules[0]})
     found = []
     while not population.episode(0).ended:
