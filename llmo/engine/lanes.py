@@ -84,6 +84,7 @@ class Lanes:
         count: Lanes, at least 1.
 
     Attributes:
+        count: How many there are.
         active: The rows in training, n; the first n rows of the tensors are theirs.
         full: Weights and their moments, [count, P].
         lora: LoRA factors and their moments, [count, Q]; anything where a lane trains all weights.
@@ -92,7 +93,7 @@ class Lanes:
     """
 
     def __init__(self, rows: Sequence[Row], layout: Layout, count: int) -> None:
-        self._rows, self._in_place = rows, count == 1
+        self._rows, self.count, self._in_place = rows, count, count == 1
         self.active: list[Lane] = []
         device = rows[0].weights.device
         self.alive = torch.ones(count, dtype=torch.bool, device=device)

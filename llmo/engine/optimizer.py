@@ -18,7 +18,7 @@ from llmo.engine.vectors import WHOLE, Whole
 CLIP_NORM = 1.0
 BETAS = (0.9, 0.95)
 EPSILON = 1e-8
-AVERAGE_EVERY = 4
+AVERAGE_EVERY = 8
 """Optimizer steps between two looks of a running average: each look reads and writes as much as an update."""
 
 
@@ -95,7 +95,7 @@ class Settings:
 
 
 def averaging(step: int, interval: int) -> float:
-    """How much of the weights a running average over about two intervals takes in: some at every fourth step.
+    """How much of the weights a running average over about two intervals takes in: some at every eighth step.
 
     Args:
         step: Of the interval, from 0.

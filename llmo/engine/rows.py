@@ -48,7 +48,10 @@ class Row:
         self._widths = layout.width, layout.adapter_width
         full, averaged = (torch.zeros(size, device=device) for size in (_size(layout.width), layout.width))
         self._now = Tensors(full, None, averaged, full, None)
+        # Names of the tensors that no other moment has been given.
         self._owned: set[str] = set()
+        # A block that nothing refers to any more: new memory costs more than what is copied into it.
+        self._spare: Tensor | None = None
 
     def start(self, weights: Tensor) -> None:
         """Forget everything and take starting weights [size], the best and the average until something better comes."""
@@ -124,10 +127,15 @@ class Row:
         """Overwrite what has been trained elsewhere, in one of several places."""
         for name, source in (("full", full), ("lora", lora)):
             if source is not None:
-                if name not in self._owned:
-                    self._set(name, torch.zeros_like(getattr(self._now, name)))
-                _moments(getattr(self._now, name), source.values.shape[1]).copy_row(0, source, place)
-        self._set("averaged", averaged[place].clone())
+                block = getattr(self._now, name)
+                if not self._alone(name):
+                    block = self._room(block)
+                    block[-ALIGNED:] = 0
+                    self._set(name, block)
+                _moments(block, source.values.shape[1]).copy_row(0, source, place)
+        if not self._alone("averaged"):
+            self._set("averaged", torch.empty_like(averaged[place]))
+        self._now.averaged.copy_(averaged[place])
 
     def drop_adapter(self) -> None:
         """Forget the LoRA factors and their moments."""
@@ -135,19 +143,36 @@ class Row:
 
     def keep_best(self) -> None:
         """This is the best so far."""
-        now = self.share()
+        now, owned = self._now, self._owned
+        if "best_full" in owned and now.best_full is not now.full:
+            self._spare = now.best_full
         self._now = Tensors(now.full, now.lora, now.averaged, now.full, now.lora)
+        self._owned = owned & {"full", "lora", "averaged"} | {f"best_{name}" for name in owned & {"full", "lora"}}
 
     def load_best(self) -> None:
         """Go back to weights, factors and moments of the best so far."""
         now = self.share()
         self._now = Tensors(now.best_full, now.best_lora, now.averaged, now.best_full, now.best_lora)
 
+    def _alone(self, name: str) -> bool:
+        """Whether nothing else refers to a tensor."""
+        best = getattr(self._now, f"best_{name}", None)
+        return name in self._owned and best is not getattr(self._now, name)
+
     def _own(self, name: str) -> Tensor:
-        if name not in self._owned:
-            self._set(name, getattr(self._now, name).clone())
         result: Tensor = getattr(self._now, name)
+        if not self._alone(name):
+            result = self._room(result).copy_(result)
+            self._set(name, result)
         return result
+
+    def _room(self, like: Tensor) -> Tensor:
+        """Memory for a tensor of the same shape."""
+        spare = self._spare
+        if spare is None or spare.shape != like.shape:
+            return torch.empty_like(like)
+        self._spare = None
+        return spare
 
     def _set(self, name: str, value: Tensor | None) -> None:
         self._now = Tensors(**{**vars(self._now), name: value})

@@ -29,6 +29,8 @@ _EVALUATED_AT_ONCE = 4
 class Run(Replicas):
     """N replicas of one model in training; see `Replicas` for the arguments."""
 
+    _lanes: Lanes | None = None
+
     def train(self, rows: Sequence[int]) -> None:
         """Train each row for its affordable steps. Rows may differ in how many; a diverged row stops at once."""
         steps = {row: self.affordable_steps(row) for row in rows if not self.states[row].diverged}
@@ -39,7 +41,7 @@ class Run(Replicas):
         problem = self.states[waiting[0]].problem
         best = self.executor.lanes or good_lanes(self.parameters, problem.batch * problem.task.tokens)
         count = min(len(waiting), best)
-        lanes = Lanes(self.rows, self.layout, count)
+        lanes = self._lanes_for(count)
         for _ in range(count):
             lanes.add(self._lane(waiting.popleft(), steps))
         while lanes.active:
@@ -54,6 +56,15 @@ class Run(Replicas):
                     lanes.replace(place, self._lane(waiting.popleft(), steps))
                 else:
                     lanes.close_gap(place)
+
+    def _lanes_for(self, count: int) -> Lanes:
+        """Empty lanes, at least some; what several have needed is kept, as new memory is slow at first."""
+        if count == 1:
+            return Lanes(self.rows, self.layout, 1)
+        if self._lanes is None or self._lanes.count < count:
+            self._lanes = Lanes(self.rows, self.layout, count)
+        self._lanes.active.clear()
+        return self._lanes
 
     def _lane(self, row: int, steps: dict[int, int]) -> Lane:
         """A row with its next interval."""

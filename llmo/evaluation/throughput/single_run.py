@@ -51,7 +51,7 @@ def env_step(effort: Effort) -> Iterator[Row]:
     """An environment step with N = 1, against a bare loop with the same optimizer steps and validation."""
     for shape in (SMALL, DEEP, LARGE):
         ours, bare = Keeping(shape), bare_loop(shape)
-        found = in_turn({"env": ours.step, "bare": partial(bare.interval, STEPS)}, 15 * effort.scale)
+        found = in_turn({"env": ours.step, "bare": partial(bare.interval, STEPS)}, 40 * effort.scale)
         note = f"Llama {shape}, {STEPS} optimizer steps and a validation pass"
         yield compared(
             "env-step", Setup(shape).workload, 1e3 * found["env"], 1e3 * found["bare"], "ms", Target("at most", 1.01),
