@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llmo.engine.batches import corrupt, draw_batches
+from llmo.engine.layout import ALIGNED
 from llmo.engine.optimizer import CLIP_NORM
 from llmo.engine.state import State
 from llmo.engine.vectors import WHOLE, Whole
@@ -110,8 +111,9 @@ def cosine(a: Tensor, b: Tensor, vectors: Whole = WHOLE) -> Tensor:
 
 
 def sampled(row: Tensor) -> Tensor:
-    """Numbers [P] spread evenly over a row, all of a small one: enough for a norm's ratio or an angle."""
-    return row[:: max(1, len(row) // SAMPLED)]
+    """Numbers of a row [P], cache lines spread evenly, all of a small one: enough for a norm's ratio or an angle."""
+    every = ALIGNED * max(1, len(row) // SAMPLED)
+    return row if every == ALIGNED else row[: len(row) // every * every].view(-1, every)[:, :ALIGNED].flatten()
 
 
 def update_ratio(before: Tensor, after: Tensor, vectors: Whole = WHOLE) -> float:

@@ -6,7 +6,7 @@ import torch
 from torch.nn.functional import cross_entropy, kl_div
 
 from llmo.errors import LlmoError
-from llmo.tasks.causal_lm import CausalLM, SoftTargetCrossEntropy
+from llmo.tasks.causal_lm import CausalLM
 
 N, B, T, V = 3, 2, 4, 7
 
@@ -31,7 +31,7 @@ def composed(logits: torch.Tensor, labels: torch.Tensor, teacher: torch.Tensor, 
 def test_loss_and_gradient_are_torchs() -> None:
     logits, labels, teacher, weight = drawn(torch.float32)
     ours, theirs = logits.clone().requires_grad_(), logits.clone().requires_grad_()
-    trained, reported = SoftTargetCrossEntropy.apply(ours, labels, teacher, weight)
+    trained, reported = CausalLM.loss(ours, labels, teacher, weight)
     expected = composed(theirs, labels, teacher, weight)
     torch.testing.assert_close(trained, expected)
     hard = cross_entropy(logits.flatten(0, 2), labels.flatten(), reduction="none").view(labels.shape)
@@ -45,21 +45,21 @@ def test_loss_and_gradient_are_torchs() -> None:
 def test_gradients_in_double_precision() -> None:
     logits, labels, teacher, weight = drawn(torch.float64)
     logits.requires_grad_()
-    assert torch.autograd.gradcheck(lambda z: SoftTargetCrossEntropy.apply(z, labels, None, None)[0], logits)
-    assert torch.autograd.gradcheck(lambda z: SoftTargetCrossEntropy.apply(z, labels, teacher, weight)[0], logits)
+    assert torch.autograd.gradcheck(lambda z: CausalLM.loss(z, labels, None, None)[0], logits)
+    assert torch.autograd.gradcheck(lambda z: CausalLM.loss(z, labels, teacher, weight)[0], logits)
 
 
 def test_a_replica_without_a_teacher_is_untouched_by_the_others() -> None:
     logits, labels, teacher, weight = drawn(torch.float32)
-    alone = SoftTargetCrossEntropy.apply(logits, labels, None, None)[0]
-    mixed = SoftTargetCrossEntropy.apply(logits, labels, teacher, weight)[0]
+    alone = CausalLM.loss(logits, labels, None, None)[0]
+    mixed = CausalLM.loss(logits, labels, teacher, weight)[0]
     torch.testing.assert_close(alone[1], mixed[1], rtol=0, atol=0)
     assert not torch.equal(alone[0], mixed[0])
 
 
 def test_extreme_logits_give_a_large_but_finite_loss() -> None:
     logits = torch.tensor([[[[0.0, 300.0, -500.0]]]])
-    losses = [float(SoftTargetCrossEntropy.apply(logits, torch.tensor([[[i]]]), None, None)[0]) for i in range(3)]
+    losses = [float(CausalLM.loss(logits, torch.tensor([[[i]]]), None, None)[0]) for i in range(3)]
     assert losses == pytest.approx([300, 0, 800])
 
 

@@ -15,11 +15,14 @@ from llmo.evaluation.throughput.problems import DEEP, LARGE, SMALL, STEPS, Setup
 from llmo.evaluation.throughput.row import Row, Target, compared
 from llmo.evaluation.throughput.timing import Effort, in_turn
 from llmo.mdp.env import TrainingEnv
+from llmo.mdp.instances import STEPS as EPISODE
 from llmo.mdp.population import Population
 from llmo.mdp.problem import build_problem
 
 SNAPSHOTS = 20
 """Taken and restored in one timing; one alone is too short."""
+LONGEST = EPISODE[1]
+"""Environment steps of the longest episode at plain cost."""
 
 
 class Keeping:
@@ -33,13 +36,16 @@ class Keeping:
         spec = plain_spec(shape)
         # Gymnasium's type for makers names arguments of its own.
         make: Any = partial(TrainingEnv, spec, instance=0)
-        self.env = gymnasium.make(GymSpec("llmo/Plain-v0", entry_point=make))
+        self.env: Any = gymnasium.make(GymSpec("llmo/Plain-v0", entry_point=make))
         self._keep = spec.menu.index("keep")
         self.env.reset(seed=0)
 
     def step(self) -> None:
         """One environment step: `STEPS` optimizer steps and a validation pass."""
         self.env.step(self._keep)
+        # This episode never ends; what is observed of it is as long as the longest that does.
+        history = self.env.unwrapped.population.episode(0).history
+        del history.measurements[:-LONGEST], history.actions[:-LONGEST]
 
 
 def bare_loop(shape: ModelShape) -> BareLoop:
@@ -51,7 +57,7 @@ def env_step(effort: Effort) -> Iterator[Row]:
     """An environment step with N = 1, against a bare loop with the same optimizer steps and validation."""
     for shape in (SMALL, DEEP, LARGE):
         ours, bare = Keeping(shape), bare_loop(shape)
-        found = in_turn({"env": ours.step, "bare": partial(bare.interval, STEPS)}, 40 * effort.scale)
+        found = in_turn({"env": ours.step, "bare": partial(bare.interval, STEPS)}, 15 * effort.scale)
         note = f"Llama {shape}, {STEPS} optimizer steps and a validation pass"
         yield compared(
             "env-step", Setup(shape).workload, 1e3 * found["env"], 1e3 * found["bare"], "ms", Target("at most", 1.01),
