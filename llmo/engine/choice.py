@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 EXECUTORS = ("single", "batched", "compiled")
 LANES = 8, 64
 """Fewest and most lanes of `batched`."""
+SMALL_TOKENS = 128
+"""Tokens of an optimizer step above which more than the fewest lanes train no faster, whatever the size."""
 WORK = 170_000_000
 """Parameters x tokens of all its lanes together, from which more of them train no faster (`llmo throughput`)."""
 COMPILED_FROM = 10_000
@@ -34,6 +36,8 @@ def good_lanes(parameters: int, tokens: int) -> int:
         parameters: Of one model.
         tokens: In one row's optimizer step.
     """
+    if tokens > SMALL_TOKENS:
+        return LANES[0]
     return max(LANES[0], min(LANES[1], WORK // (parameters * tokens)))
 
 

@@ -16,8 +16,8 @@ from llmo.engine.optimizer import CLIP_NORM
 from llmo.engine.state import State
 from llmo.engine.vectors import WHOLE, Whole
 
-SAMPLED = 2**16
-"""Weights that are compared before and after an interval, at least, where a model has as many."""
+SAMPLED_FROM, EVERY = 2**17, 17
+"""Weights from which a model is compared on a sample: one cache line in so many, a prime that no width has."""
 
 
 @dataclass(frozen=True)
@@ -112,8 +112,8 @@ def cosine(a: Tensor, b: Tensor, vectors: Whole = WHOLE) -> Tensor:
 
 def sampled(row: Tensor) -> Tensor:
     """Numbers of a row [P], cache lines spread evenly, all of a small one: enough for a norm's ratio or an angle."""
-    every = ALIGNED * max(1, len(row) // SAMPLED)
-    return row if every == ALIGNED else row[: len(row) // every * every].view(-1, every)[:, :ALIGNED].flatten()
+    size = EVERY * ALIGNED
+    return row if len(row) < SAMPLED_FROM else row[: len(row) // size * size].view(-1, size)[:, :ALIGNED].flatten()
 
 
 def update_ratio(before: Tensor, after: Tensor, vectors: Whole = WHOLE) -> float:

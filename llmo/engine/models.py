@@ -1,7 +1,7 @@
 """The models an instance trains: small Llamas, built from a shape and a seed or loaded from the package.
 
-The Hugging Face classes are used unmodified, with eager attention: it is what the FLOP counter can see, and what
-`torch.func.vmap` and oneDNN run fastest at these sizes.
+The Hugging Face classes are used unmodified, with eager attention: it is what the FLOP counter can see and what
+`torch.func.vmap` runs fastest at these sizes.
 """
 
 from __future__ import annotations

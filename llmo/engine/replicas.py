@@ -198,7 +198,7 @@ class Replicas:
 
     def delivered(self, row: int) -> Tensor:
         """What a row delivers, [1, P]: the best by validation, an adapter of its own merged; the first before that."""
-        return self._merged(self.rows[row].best_weights, self.rows[row].best_factors)[None]
+        return self._merged(self.rows[row].best_weights, self.rows[row].best_factors)[None].clone()
 
     def fresh_adapter(self, row: int) -> None:
         """Freeze the weights and train a fresh LoRA adapter of rank `FRESH_RANK`; one in place is merged first."""

@@ -131,8 +131,8 @@ class Row:
                 if not self._alone(name):
                     block = self._room(block)
                     block[-ALIGNED:] = 0
-                    self._set(name, block)
                 _moments(block, source.values.shape[1]).copy_row(0, source, place)
+                self._set(name, block)
         if not self._alone("averaged"):
             self._set("averaged", torch.empty_like(averaged[place]))
         self._now.averaged.copy_(averaged[place])

@@ -72,7 +72,11 @@ class ProcessLane:
     def submit(self, function: Callable[..., Any], arguments: Sequence[Any]) -> Future[Any]:
         """Begin a call; the function and its arguments can be pickled."""
         if self._pool is not None:
-            return self._pool.submit(function, *arguments)
+            try:
+                return self._pool.submit(function, *arguments)
+            except BrokenProcessPool:
+                # It has died since its last answer.
+                self.close()
         others = set(multiprocessing.active_children())
         self._pool = ProcessPoolExecutor(1, context(), initializer=prepare_worker, initargs=(dict(os.environ),))
         future = self._pool.submit(function, *arguments)

@@ -20,6 +20,7 @@ from llmo.evaluation.processes import WorkerLost
 from llmo.evaluation.worker import Frame, Worker
 from llmo.mdp.env import spaces
 from llmo.mdp.population import valid_action
+from llmo.mdp.privileged import PRIVILEGED
 from llmo.mdp.sb3_env import SlotVecEnv
 from llmo.mdp.spec import env_spec
 from llmo.mdp.stream import valid_seed
@@ -57,7 +58,7 @@ class WorkerVecEnv(SlotVecEnv):
     ) -> None:
         if workers < 1 or replicas % workers:
             raise LlmoError("replicas", replicas, f"a multiple of the number of workers, {workers}")
-        observations, actions = spaces(env_spec(env))
+        observations, actions = spaces(env_spec(env), len(PRIVILEGED) if parameters.get("curves") else 0)
         super().__init__(replicas, observations, actions)
         self._features, self._menu = observations.shape[0], int(actions.n)
         self.timeout = timeout

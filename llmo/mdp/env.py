@@ -127,9 +127,9 @@ class TrainingEnv(gymnasium.Env[NDArray[np.float32], np.int64]):
         return step_info(self.population, 0, step)
 
 
-def spaces(spec: EnvSpec) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Discrete]:
-    """The observation space [F] and the action space of one run."""
-    observations = gymnasium.spaces.Box(-LIMIT, LIMIT, (len(spec.space.features),), np.float32)
+def spaces(spec: EnvSpec, more: int = 0) -> tuple[gymnasium.spaces.Box, gymnasium.spaces.Discrete]:
+    """The observation space [F + more] and the action space of one run."""
+    observations = gymnasium.spaces.Box(-LIMIT, LIMIT, (len(spec.space.features) + more,), np.float32)
     return observations, gymnasium.spaces.Discrete(len(spec.menu))
 
 

@@ -24,7 +24,8 @@ from llmo.engine.single import SingleSettings
 from llmo.engine.state import Snapshot as RowSnapshot
 from llmo.errors import LlmoError
 from llmo.mdp.instances import Instance
-from llmo.mdp.reference import ReferenceCurves
+from llmo.mdp.privileged import privileged
+from llmo.mdp.reference import Curve, ReferenceCurves
 from llmo.mdp.reward import reward, valid_reward
 from llmo.mdp.spec import EnvSpec
 from llmo.measurement import Measurement
@@ -91,6 +92,7 @@ class Population:
         executor: ``single``, ``batched`` or ``compiled``; None chooses by N. They agree within rounding.
         device: Where the runs lie, such as ``cuda``.
         single: How the executor ``single`` trains one large model; None for the defaults.
+        curves: Learning curves by index of the instance, to compare with instead of the reference rule's.
 
     Attributes:
         episodes: By slot; None before the first reset.
@@ -109,6 +111,7 @@ class Population:
         executor: str | None = None,
         device: str = "cpu",
         single: SingleSettings | None = None,
+        curves: Mapping[int, Curve] | None = None,
     ) -> None:
         if replicas < 1:
             raise LlmoError("replicas", replicas, "at least 1")
@@ -118,9 +121,9 @@ class Population:
         self._runs: dict[tuple[ModelShape, str], Run] = {}
         self._keep = spec.menu.index("keep")
         self._reference: ReferenceCurves | None = None
-        if reward == "relative":
+        if reward == "relative" or curves:
             other = Population(spec, replicas, executor=executor, device=device, single=single)
-            self._reference = ReferenceCurves(other.keep_to_the_end, replicas)
+            self._reference = ReferenceCurves(other.keep_to_the_end, replicas, curves)
 
     def run_of(self, slot: int) -> Run:
         """The run whose row `slot` trains the slot's model."""
@@ -169,6 +172,12 @@ class Population:
     def observe(self, slot: int) -> NDArray[np.float32]:
         """The slot's observation, [F]."""
         return observe(self.episode(slot).history)
+
+    def privileged(self, slot: int) -> NDArray[np.float32]:
+        """What a critic may know of the slot besides, [len(PRIVILEGED)]; for a population that compares with curves."""
+        assert self._reference is not None
+        episode = self.episode(slot)
+        return privileged(episode.instance, episode.history.last, self._reference.of(episode.instance))
 
     def mask(self, slot: int) -> NDArray[np.bool_]:
         """Which actions the slot may take, [A]."""

@@ -1,12 +1,10 @@
-"""The reference rule's learning curves, for rewards that compare with it.
-
-The reference is the better of tuned cosine and tuned constant rate, named in `agents/tuned.json` on train instances.
-"""
+"""Learning curves to compare with: what a rule's best validation loss was along an instance."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -21,32 +19,68 @@ Keeping = Callable[[Sequence[Instance], Sequence[Schedule | None]], list[list[Me
 """Trains instances under schedules to the end and gives their measurements, as `Population.keep_to_the_end` does."""
 
 
+@dataclass(frozen=True)
+class Curve:
+    """One episode's best validation loss so far.
+
+    Attributes:
+        spent: Shares of the budget, rising.
+        losses: Logarithm of the best validation loss after each, nats per token.
+    """
+
+    spent: tuple[float, ...]
+    losses: tuple[float, ...]
+
+    @classmethod
+    def of(cls, measurements: Sequence[Measurement]) -> Curve:
+        """That of an episode's measurements."""
+        losses = (math.log(measurement.best_validation_loss) for measurement in measurements)
+        return cls(tuple(measurement.spent for measurement in measurements), tuple(losses))
+
+    def at(self, share: float) -> float:
+        """Logarithm of the best loss after a share of the budget, linear between the measurements."""
+        return float(np.interp(share, self.spent, self.losses))
+
+    def gain(self, before: float, after: float) -> float:
+        """What was gained between two shares of the budget, in units of reward."""
+        return SCALE * (self.at(before) - self.at(after))
+
+
 class ReferenceCurves:
-    """What the reference rule's best validation loss was after each share of the budget, remembered by instance.
+    """Learning curves by instance: those that are given, and elsewhere those of the tuned reference rule.
+
+    The reference rule is the better of tuned cosine and tuned constant rate, named in `agents/tuned.json` on train
+    instances.
 
     Args:
         keep: Trains the instances, with the executor of the runs that are compared.
         at_once: How many it can train together.
+        known: Curves by index of the instance.
     """
 
-    def __init__(self, keep: Keeping, at_once: int) -> None:
-        self._keep, self._at_once = keep, at_once
-        self._curves: dict[Instance, tuple[list[float], list[float]]] = {}
+    def __init__(self, keep: Keeping, at_once: int, known: Mapping[int, Curve] | None = None) -> None:
+        self._keep, self._at_once, self._known = keep, at_once, known or {}
+        self._curves: dict[Instance, Curve] = {}
 
     def prepare(self, instances: Sequence[Instance]) -> None:
-        """Run the reference on the instances that it has not run on yet."""
-        new = [instance for instance in dict.fromkeys(instances) if instance not in self._curves]
+        """Run the reference on the instances that have no curve yet."""
+        new = [
+            instance
+            for instance in dict.fromkeys(instances)
+            if instance.index not in self._known and instance not in self._curves
+        ]
         rule = reference_rule()
         agent = catalog.make_agent(rule, **tuned_parameters(rule))
         for first in range(0, len(new), self._at_once):
             part = new[first : first + self._at_once]
-            curves = self._keep(part, agent.schedules([instance.start for instance in part]))
-            for instance, measured in zip(part, curves, strict=True):
-                losses = [math.log(measurement.best_validation_loss) for measurement in measured]
-                self._curves[instance] = [measurement.spent for measurement in measured], losses
+            measured = self._keep(part, agent.schedules([instance.start for instance in part]))
+            self._curves |= dict(zip(part, map(Curve.of, measured), strict=True))
+
+    def of(self, instance: Instance) -> Curve:
+        """An instance's curve; see `prepare`."""
+        known = self._known.get(instance.index)
+        return self._curves[instance] if known is None else known
 
     def gain(self, instance: Instance, before: float, after: float) -> float:
-        """The reference's gain, in units of reward, between two shares of the budget."""
-        spent, losses = self._curves[instance]
-        start, end = np.interp([before, after], spent, losses)
-        return SCALE * float(start - end)
+        """What the reference gained on an instance between two shares of the budget, in units of reward."""
+        return self.of(instance).gain(before, after)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from stable_baselines3.common.vec_env import VecEnv
 
 from llmo.mdp.env import spaces
+from llmo.mdp.privileged import PRIVILEGED
+from llmo.mdp.reference import Curve
 from llmo.mdp.spec import env_spec
 from llmo.mdp.stream import Stream, valid_seed
 
@@ -56,6 +58,7 @@ class PopulationVecEnv(SlotVecEnv):
         budget_scale: Multiplies every instance's budget.
         executor: ``single``, ``batched`` or ``compiled``.
         device: Where the runs lie, such as ``cuda``.
+        curves: See `Stream`.
 
     Raises:
         LlmoError: No such environment, split, reward, executor or device, or a number is out of its range.
@@ -72,14 +75,15 @@ class PopulationVecEnv(SlotVecEnv):
         budget_scale: float = 1.0,
         executor: str = "batched",
         device: str = "cpu",
+        curves: Mapping[int, Curve] | None = None,
     ) -> None:
         spec = env_spec(env)
-        self._stream = Stream(spec, replicas, split, reward, budget_scale, first_slot, executor, device)
+        self._stream = Stream(spec, replicas, split, reward, budget_scale, first_slot, executor, device, curves)
         self._next_seed: int | None = valid_seed(seed)
         self._returns = np.zeros(replicas)
         self._lengths = np.zeros(replicas, np.int64)
         self._actions: NDArray[np.int64] = np.zeros(replicas, np.int64)
-        super().__init__(replicas, *spaces(spec))
+        super().__init__(replicas, *spaces(spec, len(PRIVILEGED) if curves else 0))
 
     def seed(self, seed: int | None = None) -> Sequence[int | None]:
         """Set the seed of the instances that come after the next reset; None for 0."""

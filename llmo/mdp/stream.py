@@ -7,7 +7,7 @@ the slot's number and how many episodes it has begun, so slots spread over proce
 from __future__ import annotations
 
 import numbers
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from llmo.errors import LlmoError
 from llmo.mdp.env import DRAWN, step_info
 from llmo.mdp.population import Population
+from llmo.mdp.reference import Curve
 from llmo.mdp.spec import EnvSpec
 
 
@@ -51,6 +52,8 @@ class Stream:
         first_slot: Number of the first slot, where this is a part of a larger population.
         executor: ``single``, ``batched`` or ``compiled``.
         device: Where the runs lie, such as ``cuda``.
+        curves: Learning curves of a teacher by index of the instance: these instances are played and no others, rewards
+            compare with them, and observations get what a critic may know besides.
 
     Raises:
         LlmoError: No such split, reward, executor or device, or a number is out of its range.
@@ -66,13 +69,15 @@ class Stream:
         first_slot: int = 0,
         executor: str = "batched",
         device: str = "cpu",
+        curves: Mapping[int, Curve] | None = None,
     ) -> None:
         if replicas < 1:
             raise LlmoError("replicas", replicas, "at least 1")
         if first_slot < 0:
             raise LlmoError("first slot", first_slot, "a number from 0")
         spec.draw(split, 0, budget_scale)
-        self.population = Population(spec, replicas, reward, executor=executor, device=device)
+        self.population = Population(spec, replicas, reward, executor=executor, device=device, curves=curves)
+        self._pool = sorted(curves or {})
         self.split, self.budget_scale, self.first_slot = split, budget_scale, first_slot
         self._seed = 0
         self._begun = [0] * replicas
@@ -109,7 +114,7 @@ class Stream:
             raise LlmoError("number of actions", len(actions), f"{self.population.replicas}, one for each slot")
         steps = self.population.step(dict(enumerate(actions)))
         infos = [step_info(self.population, slot, step) for slot, step in steps.items()]
-        final = {slot: self.population.observe(slot) for slot, step in steps.items() if step.terminated}
+        final = {slot: self._observe(slot) for slot, step in steps.items() if step.terminated}
         self._begin(final)
         return [
             Transition(
@@ -123,17 +128,22 @@ class Stream:
         ]
 
     def observations(self) -> NDArray[np.float32]:
-        """What every slot shows now, [N, F]."""
-        return np.stack([self.population.observe(slot) for slot in range(self.population.replicas)])
+        """What every slot shows now, [N, F], and [N, F + K] with what a critic may know besides."""
+        return np.stack([self._observe(slot) for slot in range(self.population.replicas)])
 
     def action_masks(self) -> NDArray[np.bool_]:
         """Which actions each slot may take, [N, A]."""
         return np.stack([self.population.mask(slot) for slot in range(self.population.replicas)])
 
+    def _observe(self, slot: int) -> NDArray[np.float32]:
+        seen = self.population.observe(slot)
+        return np.concatenate([seen, self.population.privileged(slot)]) if self._pool else seen
+
     def _begin(self, slots: Iterable[int]) -> None:
         instances = {}
         for slot in slots:
-            index = drawn_instance(self._seed, self.first_slot + slot, self._begun[slot])
+            drawn = drawn_number(self._seed, self.first_slot + slot, self._begun[slot], len(self._pool) or DRAWN)
+            index = self._pool[drawn] if self._pool else drawn
             instances[slot] = self.population.spec.draw(self.split, index, self.budget_scale)
             self._begun[slot] += 1
         self.population.reset(instances)
@@ -150,6 +160,6 @@ def valid_seed(seed: Any) -> int:
     return int(seed)
 
 
-def drawn_instance(seed: int, slot: int, episode: int) -> int:
-    """Index of the instance that a slot plays in one of its episodes, counted from 0."""
-    return int(np.random.default_rng([seed, slot, episode]).integers(DRAWN))
+def drawn_number(seed: int, slot: int, episode: int, below: int = DRAWN) -> int:
+    """Number of the instance that a slot plays in one of its episodes, counted from 0, out of so many."""
+    return int(np.random.default_rng([seed, slot, episode]).integers(below))

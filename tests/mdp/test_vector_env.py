@@ -10,7 +10,7 @@ from llmo.mdp.env import make
 from llmo.mdp.population import Population
 from llmo.mdp.sb3_env import PopulationVecEnv
 from llmo.mdp.spec import env_spec
-from llmo.mdp.stream import drawn_instance
+from llmo.mdp.stream import drawn_number
 from llmo.mdp.vector_env import PopulationVectorEnv
 
 NAME = "llmo/LanguageModel-v0"
@@ -48,7 +48,7 @@ def test_both_adapters_and_single_slots_play_the_same() -> None:
     begun = [0, 0]
 
     def begin(slot: int) -> None:
-        alone[slot].reset({0: spec.draw("dev", drawn_instance(9, slot, begun[slot]), SCALE)})
+        alone[slot].reset({0: spec.draw("dev", drawn_number(9, slot, begun[slot]), SCALE)})
         begun[slot] += 1
 
     for slot in (0, 1):

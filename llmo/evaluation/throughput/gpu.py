@@ -8,6 +8,7 @@ from functools import partial
 
 import torch
 
+from llmo.errors import LlmoError
 from llmo.evaluation.throughput.bare import BareLoop, bare_model
 from llmo.evaluation.throughput.populations import UNIT
 from llmo.evaluation.throughput.problems import SMALL, Setup, loaded_run, plain_problem
@@ -30,11 +31,15 @@ def gpu_population(effort: Effort) -> Iterator[Row]:
     loop = BareLoop(bare_model(SMALL, 0), plain_problem(setup, 0), DEVICE)
     sides = {"loop": partial(loop.train, setup.steps)}
     for executor in EXECUTORS:
-        run = loaded_run(setup, executor, device=DEVICE)
-        sides[executor] = partial(run.train, range(setup.replicas))
+        try:
+            run = loaded_run(setup, executor, device=DEVICE)
+        except LlmoError as error:
+            yield missing(NAME, setup.workload, UNIT, str(error), executor=executor)
+        else:
+            sides[executor] = partial(run.train, range(setup.replicas))
     # A call ends when its losses have come to the host, so that the clock sees all of its work.
     found = in_turn(sides, 30 * effort.scale, time.perf_counter)
     note = f"{setup}, {torch.cuda.get_device_name()}, against a plain loop"
-    for executor in EXECUTORS:
+    for executor in [name for name in EXECUTORS if name in sides]:
         rates = setup.replicas * setup.steps / found[executor], setup.steps / found["loop"]
         yield compared(NAME, setup.workload, *rates, UNIT, executor=executor, note=note)
