@@ -1,13 +1,14 @@
 """The learned policy: PPO (Schulman et al. 2017) with masked actions (Huang and Ontanon 2022), by sb3-contrib.
 
-It may begin by imitating a scripted teacher. The discount is 1, since gains add up to the whole gain of an episode only
-then. Learning stops and continues at checkpoints, every `EVERY` updates: there the environments begin anew and every
-random stream is seeded from the number of the update, so a resumed run gives the same policy as one that never stopped.
+It begins by imitating a scripted teacher; its critic may see more than the policy itself. The discount is 1, since
+gains add up to the whole gain of an episode only then. Learning stops and continues at checkpoints, every `EVERY`
+updates: there the environments begin anew and every random stream is seeded from the number of the update, so a resumed
+run gives the same policy as one that never stopped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ from llmo.registry import agents
 if TYPE_CHECKING:
     from sb3_contrib import MaskablePPO
     from stable_baselines3.common.vec_env import VecEnv
+    from torch import nn
 
     from llmo.evaluation.demonstrations import Demonstrations
     from llmo.run_dir import RunDir
@@ -63,14 +65,13 @@ class Ppo(LearningAgent):
             if tuple(stored.settings.get(what, ())) != mine:
                 raise LlmoError("policy", self.policy, f"one learned with the {what} of this version")
         hidden = stored.settings.get("hidden")
-        if not (isinstance(hidden, list) and len(hidden) <= 8 and all(width in range(1, 4097) for width in hidden)):
-            raise LlmoError("hidden of policy", hidden, "a list of at most 8 widths from 1 to 4096")
-        self._network = _network(space, tuple(hidden))
+        if not (isinstance(hidden, list) and 0 < len(hidden) <= 8 and all(width in range(1, 4097) for width in hidden)):
+            raise LlmoError("hidden of policy", hidden, "a list of 1 to 8 widths from 1 to 4096")
+        self._actor = _actor(space, hidden)
         try:
-            self._network.load_state_dict(stored.tensors)
+            self._actor.load_state_dict(stored.tensors)
         except RuntimeError as error:
             raise LlmoError("policy", self.policy, "one whose weights fit its settings") from error
-        self._network.set_training_mode(False)
 
     def act(
         self, observation: NDArray[np.float32], mask: NDArray[np.bool_], episode_start: NDArray[np.bool_]
@@ -80,11 +81,8 @@ class Ppo(LearningAgent):
 
         # One run at a time: a batched product may round differently, and a run must not depend on its neighbours.
         with torch.no_grad():
-            rows = [
-                self._network.get_distribution(torch.from_numpy(row)[None], allowed[None]).distribution.probs[0]
-                for row, allowed in zip(observation, mask, strict=True)
-            ]
-        self._probabilities = torch.stack(rows).numpy()
+            logits = torch.cat([self._actor(row[None]) for row in torch.from_numpy(observation)])
+        self._probabilities = logits.masked_fill(~torch.from_numpy(mask), -torch.inf).softmax(1).numpy()
         return self._probabilities.argmax(1).astype(np.int64)
 
     def explain(self) -> list[str]:
@@ -111,7 +109,7 @@ class Ppo(LearningAgent):
 
         Args:
             space: Names of actions and features.
-            env: Environments to learn on.
+            env: Environments to learn on; what an observation has beyond the space's features only the critic sees.
             steps: Environment steps in all, rounded up to whole updates.
             run: Where checkpoints and the record `progress.jsonl` go.
             demonstrations: Moves to imitate first; a run that is continued has done so.
@@ -124,7 +122,7 @@ class Ppo(LearningAgent):
         from llmo.evaluation.learning import Recorder, imitate, load_checkpoint, save_checkpoint
 
         self.space = space
-        model = _model(env, seed, rate)
+        model = _model(env, len(space.features), seed, rate)
         updates = -(-steps // (ROLLOUT * env.num_envs))
         done = load_checkpoint(model, run)
         if not done and demonstrations is not None:
@@ -139,32 +137,34 @@ class Ppo(LearningAgent):
             count = min(EVERY, updates - first)
             model.learn(count * ROLLOUT * env.num_envs, callback=recorder, reset_num_timesteps=False)
             save_checkpoint(model, run, first + count)
-        self._network = model.policy
+        self._actor = _actor(space, HIDDEN)
+        learned = [*model.policy.mlp_extractor.policy_net.parameters(), *model.policy.action_net.parameters()]
+        for ours, theirs in zip(self._actor.parameters(), learned, strict=True):
+            ours.data.copy_(theirs.data)
 
     def save(self, folder: Path, card: dict[str, Any]) -> None:
         """Write the policy as safetensors and JSON, with a card that says how it was learned."""
         settings = {"hidden": list(HIDDEN), "actions": list(self.space.actions), "features": list(self.space.features)}
-        save_policy(folder, self._network.state_dict(), settings, card)
+        save_policy(folder, self._actor.state_dict(), settings, card)
 
 
-def _network(space: Space, hidden: tuple[int, ...]) -> Any:
-    """Actor and critic of the shape that learning uses."""
-    import gymnasium
-    from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
+def _actor(space: Space, hidden: Sequence[int]) -> nn.Sequential:
+    """Features [n, F] to logits of the actions [n, A], of the shape that learning uses."""
+    from torch import nn
 
-    from llmo.diagnostics.features import LIMIT
+    from llmo.evaluation.learning import hidden_layers
 
-    box = gymnasium.spaces.Box(-LIMIT, LIMIT, (len(space.features),), np.float32)
-    actions: Any = gymnasium.spaces.Discrete(len(space.actions))
-    return MaskableActorCriticPolicy(box, actions, lambda _: 0.0, net_arch=list(hidden))
+    return nn.Sequential(*hidden_layers(len(space.features), hidden), nn.Linear(hidden[-1], len(space.actions)))
 
 
-def _model(env: VecEnv, seed: int, rate: float) -> MaskablePPO:
+def _model(env: VecEnv, seen: int, seed: int, rate: float) -> MaskablePPO:
     from sb3_contrib import MaskablePPO
     from stable_baselines3.common.logger import Logger
 
+    from llmo.evaluation.learning import AsymmetricPolicy
+
     model = MaskablePPO(
-        "MlpPolicy",
+        AsymmetricPolicy,
         env,
         learning_rate=rate,
         n_steps=ROLLOUT,
@@ -173,7 +173,7 @@ def _model(env: VecEnv, seed: int, rate: float) -> MaskablePPO:
         gamma=1.0,
         gae_lambda=0.95,
         ent_coef=ENTROPY,
-        policy_kwargs={"net_arch": list(HIDDEN)},
+        policy_kwargs={"net_arch": list(HIDDEN), "seen": seen},
         seed=seed,
         device="cpu",
     )

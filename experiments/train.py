@@ -1,11 +1,14 @@
 """Learns a policy: `llmo train llmo/LanguageModel-v0 --steps 30000 --out runs/train`.
 
-The run folder holds `policy/` (safetensors and JSON), `progress.jsonl` (a line for each update), TensorBoard's record,
-and checkpoints from which `--resume` continues exactly.
+A teacher plays some train instances first. The policy imitates it and then learns on the same instances, where it is
+rewarded for what it gains more than the teacher did. The run folder holds `policy/` (safetensors and JSON),
+`progress.jsonl` (a line for each update), TensorBoard's record, and checkpoints from which `--resume` continues
+exactly.
 """
 
 from __future__ import annotations
 
+import json
 from contextlib import closing
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,14 +16,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llmo.errors import LlmoError, at_least
 from llmo.registry import experiments
+from llmo.run_dir import write_text_atomic
 
 if TYPE_CHECKING:
     from llmo.agent import LearningAgent
+    from llmo.evaluation.demonstrations import Demonstrations
     from llmo.evaluation.workers import Workers
+    from llmo.mdp.reference import Curve
     from llmo.run_dir import RunDir
 
-RANDOM_SHARE = 0.1
-"""Share of the teacher's moves that are random, so that every action of the menu is seen."""
+CURVES = "curves.json"
+"""File in the run folder with what the teacher reached."""
 
 
 @dataclass(frozen=True)
@@ -45,8 +51,8 @@ def train(
     out: Path = Path("runs/train"),
     seed: int = 0,
     teacher: str = "scripted",
-    demonstrations: int = 256,
-    reward: str = "gain",
+    demonstrations: int = 1024,
+    reward: str = "relative",
     replicas: int = 64,
     workers: str | int = "processes",
     executor: Literal["batched", "compiled"] | None = None,
@@ -62,8 +68,8 @@ def train(
         out: Run folder.
         seed: Of everything random in learning.
         teacher: Agent that is imitated first.
-        demonstrations: How many episodes of the teacher; 0 learns from nothing.
-        reward: ``gain``, ``relative`` or ``final``.
+        demonstrations: How many train instances the teacher plays, which are learned on; 0 learns from nothing, on all.
+        reward: ``gain``, ``relative`` (less what the teacher gained, or without one the reference rule) or ``final``.
         replicas: Training runs side by side, shared evenly by the workers.
         workers: ``0`` for this process, ``N`` or ``processes:N``, ``processes`` for one a core, ``ray`` or ``ray:N``.
         executor: ``compiled`` trains the runs faster, after a minute of compiling; by default where that is paid back.
@@ -104,22 +110,22 @@ def train(
 def _learn(learner: LearningAgent, run: RunDir, settings: Settings, steps: int, workers: Workers, device: str) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
-    from llmo.evaluation.demonstrations import demonstrate
     from llmo.evaluation.progress import Progress
     from llmo.evaluation.workers import population_env
     from llmo.mdp.spec import env_spec
 
-    reference = _reference_return(settings, run.path / "reference", workers)
     latest = run.latest_checkpoint()
-    moves = None
-    if settings.demonstrations and latest is None:
-        indices = range(settings.demonstrations)
-        moves = demonstrate(settings.env, settings.teacher, indices, RANDOM_SHARE, settings.seed, workers)
+    moves, curves = None, _known(run.path / CURVES)
+    if settings.demonstrations and (latest is None or not curves):
+        moves = _demonstrated(settings, workers)
+        curves = moves.curves
+        write_text_atomic(run.path / CURVES, json.dumps({index: vars(curve) for index, curve in curves.items()}))
+    reference = _reference_return(settings, curves)
     writer = SummaryWriter(str(run.path / "tensorboard"))
     done = latest.meta["env_steps"] if latest else 0
     # Not before: the workers of a population hold their cores for good.
     given = {"seed": settings.seed, "reward": settings.reward, "executor": settings.executor, "device": device}
-    venv = population_env(settings.env, settings.replicas, workers, **given)
+    venv = population_env(settings.env, settings.replicas, workers, curves=curves, **given)
     lost = 0
     with closing(venv), Progress(f"{settings.agent} learns, in env steps", steps, done) as progress:
 
@@ -128,34 +134,49 @@ def _learn(learner: LearningAgent, run: RunDir, settings: Settings, steps: int, 
             line["lost_episodes"] = venv.lost_episodes - lost
             lost = venv.lost_episodes
             line["reference_return"] = reference
-            note = f"reference {reference:.2f}"
+            notes = []
             if line["return"] is not None:
                 writer.add_scalar("return", line["return"], line["env_steps"])
-                note = f"return {line['return']:.2f}, {note}"
+                notes.append(f"return {line['return']:.2f}")
+            if reference is not None:
+                notes.append(f"teacher {reference:.2f}")
             if lost:
-                note += f", {lost} episodes lost"
-            progress.advance(line["env_steps"] - progress.done, note)
+                notes.append(f"{lost} episodes lost")
+            progress.advance(line["env_steps"] - progress.done, ", ".join(notes))
 
         space = env_spec(settings.env).space
         learner.learn(space, venv, steps, run, moves, on_update, seed=settings.seed)
     writer.close()
 
 
-def _reference_return(settings: Settings, folder: Path, workers: Workers) -> float:
-    """What the reference rule gains on train instances, on average: what a policy's return is compared with."""
-    from llmo.catalog.tuned import reference_rule
-    from llmo.evaluation.episodes import play_all
-    from llmo.evaluation.result import tuned_job
+def _demonstrated(settings: Settings, workers: Workers) -> Demonstrations:
+    """What the teacher does and reaches on the train instances that are learned on."""
+    from llmo.evaluation.demonstrations import demonstrate
 
-    jobs = [tuned_job(settings.env, "train", index, reference_rule()) for index in range(settings.replicas)]
-    records = play_all(jobs, folder, workers, what=f"the reference rule {jobs[0].agent}, in episodes")
-    return sum(record.result.total_reward for record in records) / len(records)
+    indices = range(settings.demonstrations)
+    return demonstrate(settings.env, settings.teacher, indices, workers, settings.replicas, settings.executor)
+
+
+def _known(file: Path) -> dict[int, Curve]:
+    """The curves that a run folder has already."""
+    from llmo.mdp.reference import Curve
+
+    if not file.exists():
+        return {}
+    content = json.loads(file.read_text())
+    return {int(index): Curve(tuple(one["spent"]), tuple(one["losses"])) for index, one in content.items()}
+
+
+def _reference_return(settings: Settings, curves: dict[int, Curve]) -> float | None:
+    """Mean return of the teacher, in the units of the reward; None without one."""
+    if not curves:
+        return None
+    gains = [curve.gain(0.0, 1.0) for curve in curves.values()]
+    return 0.0 if settings.reward == "relative" else sum(gains) / len(gains)
 
 
 def _card(settings: Settings, folder: Path) -> dict[str, Any]:
     """How the policy was learned."""
-    import json
-
     from llmo.evaluation.provenance import provenance
 
     lines = (folder / "progress.jsonl").read_text().splitlines()

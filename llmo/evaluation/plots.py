@@ -160,7 +160,7 @@ def plot_learning_curve(progress: Sequence[Mapping[str, Any]], path: Path) -> No
     """
     figure = new_figure(9.5, 4.2)
     axes = figure.subplots()
-    names = (("return", VERMILLION, "policy"), ("reference_return", BLUE, "reference rule, on train instances"))
+    names = (("return", VERMILLION, "policy"), ("reference_return", BLUE, "teacher, on train instances"))
     for name, colour, label in names:
         rows = [row for row in progress if row.get(name) is not None]
         if rows:

@@ -48,24 +48,29 @@ class Identity(gymnasium.Env[np.ndarray, np.int64]):
         return np.array([True, True, True, False])
 
 
-def learned(folder: Path, updates: int, demonstrations: Demonstrations | None = None, **parameters: Any) -> Any:
+def learned(
+    folder: Path,
+    updates: int,
+    demonstrations: Demonstrations | None = None,
+    env: type[Identity] = Identity,
+    **parameters: Any,
+) -> Any:
     agent = catalog.make_agent("ppo")
-    env = DummyVecEnv([Identity for _ in range(8)])
+    venv = DummyVecEnv([env for _ in range(8)])
     with RunDir(folder, resume=True) as run:
-        agent.learn(SPACE, env, 128 * updates, run, demonstrations, lambda line: None, **parameters)
+        agent.learn(SPACE, venv, 128 * updates, run, demonstrations, lambda line: None, **parameters)
     return agent
 
 
 def same(one: Any, other: Any) -> bool:
-    pairs = zip(one._network.state_dict().values(), other._network.state_dict().values(), strict=True)
+    pairs = zip(one._actor.state_dict().values(), other._actor.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
 
 
 def planted(moves: int) -> Demonstrations:
     right = np.arange(moves) % 3
     masks = np.tile(Identity().action_masks(), (moves, 1))
-    returns = np.full(moves, 4.0, np.float32)
-    return Demonstrations(np.eye(4, dtype=np.float32)[right], masks, right.astype(np.int64), returns, returns)
+    return Demonstrations(np.eye(4, dtype=np.float32)[right], masks, right.astype(np.int64), {})
 
 
 def best_actions(agent: Any, folder: Path) -> list[int]:
@@ -88,7 +93,37 @@ def test_it_imitates(tmp_path: Path) -> None:
     agent = learned(tmp_path / "run", 1, demonstrations=planted(600), rate=1e-9)
     assert best_actions(agent, tmp_path / "policy") == [0, 1, 2]
     with torch.no_grad():
-        assert agent._network.predict_values(torch.eye(4)[:3]).flatten().tolist() == pytest.approx([4.0] * 3, abs=0.3)
+        probabilities = agent._actor(torch.eye(4)[:3])[:, :3].softmax(1)
+    # A tenth of the probability is spread over the three that are allowed.
+    torch.testing.assert_close(probabilities, 0.9 * torch.eye(3) + 0.1 / 3, atol=0.02, rtol=0)
+
+
+class Told(Identity):
+    """Each observation ends with the step's number, which only the critic may read."""
+
+    observation_space = gymnasium.spaces.Box(-5, 8, (5,), np.float32)
+
+    def _observe(self) -> np.ndarray:
+        return np.append(super()._observe(), np.float32(self.steps))
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        self.steps = 0
+        return super().reset(seed=seed)
+
+
+def test_the_critic_sees_more_than_the_actor(tmp_path: Path) -> None:
+    agent = learned(tmp_path / "run", 15, env=Told, rate=3e-3)
+    assert best_actions(agent, tmp_path / "policy") == [0, 1, 2]
+    with RunDir(tmp_path / "run", resume=True) as run:
+        checkpoint = run.latest_checkpoint()
+    assert checkpoint is not None
+    widths = [
+        checkpoint.tensors[f"policy/mlp_extractor.{net}.0.weight"].shape[1] for net in ("policy_net", "value_net")
+    ]
+    assert widths == [4, 5]
+    # What is left of an episode follows from the step's number alone.
+    value = checkpoint.tensors["policy/mlp_extractor.value_net.0.weight"][:, 4].norm()
+    assert value > 0.5
 
 
 def test_a_resumed_run_gives_the_same_policy(tmp_path: Path) -> None:
@@ -118,7 +153,7 @@ def test_a_policy_for_other_actions_is_refused(tmp_path: Path) -> None:
         catalog.make_agent("ppo").bind(SPACE)
 
 
-@pytest.mark.parametrize("hidden", [None, ["a"], [-1], [10**9], 64])
+@pytest.mark.parametrize("hidden", [None, [], ["a"], [-1], [10**9], 64])
 def test_altered_settings_are_refused(tmp_path: Path, hidden: Any) -> None:
     learned(tmp_path / "run", 1).save(tmp_path / "policy", {})
     file = tmp_path / "policy" / "policy.json"

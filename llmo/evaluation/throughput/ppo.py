@@ -67,7 +67,16 @@ def update_rates(checkout: Path | None, processes: int) -> list[float]:
     Raises:
         WorkerError: The training has failed.
     """
-    words: list[object] = ["--steps", UPDATES * ROLLOUT * REPLICAS, "--demonstrations", 0, "--replicas", REPLICAS]
+    words: list[object] = [
+        "--steps",
+        UPDATES * ROLLOUT * REPLICAS,
+        "--demonstrations",
+        0,
+        "--reward",
+        "gain",
+        "--replicas",
+        REPLICAS,
+    ]
     environment = dict(os.environ)
     if checkout is not None:
         environment["PYTHONPATH"] = str(checkout.resolve())
