@@ -255,20 +255,8 @@ class Struck(ProcessVecEnv):
 @pytest.mark.filterwarnings("ignore:worker:RuntimeWarning")
 def test_learning_outlives_its_workers(short: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(process_env, "ProcessVecEnv", Struck)
-    words = [
-        "train",
-        "test/Short-v0",
-        "--steps",
-        "64",
-        "--replicas",
-        "4",
-        "--workers",
-        "2",
-        "--demonstrations",
-        "0",
-        "--reward",
-        "gain",
-    ]
+    words = ["train", "test/Short-v0", "--steps", "64", "--replicas", "4", "--workers", "2"]
+    words += ["--demonstrations", "0", "--reward", "gain"]
     assert main([*words, "--out", str(tmp_path)]) == 0
     assert (tmp_path / "policy" / "policy.safetensors").exists()
     lines = [json.loads(line) for line in (tmp_path / "progress.jsonl").read_text().splitlines()]

@@ -59,20 +59,8 @@ def test_a_policy_that_has_changed_is_not_scored_by_old_episodes(
 
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
     def run(folder: str, steps: int) -> bytes:
-        words = [
-            "train",
-            ENV,
-            "--replicas",
-            "2",
-            "--workers",
-            "0",
-            "--demonstrations",
-            "0",
-            "--reward",
-            "gain",
-            "--steps",
-            str(steps),
-        ]
+        words = ["train", ENV, "--replicas", "2", "--workers", "0", "--steps", str(steps)]
+        words += ["--demonstrations", "0", "--reward", "gain"]
         assert main([*words, "--out", str(tmp_path / folder), "--resume"]) == 0
         return (tmp_path / folder / "policy" / "policy.safetensors").read_bytes()
 

@@ -67,16 +67,8 @@ def update_rates(checkout: Path | None, processes: int) -> list[float]:
     Raises:
         WorkerError: The training has failed.
     """
-    words: list[object] = [
-        "--steps",
-        UPDATES * ROLLOUT * REPLICAS,
-        "--demonstrations",
-        0,
-        "--reward",
-        "gain",
-        "--replicas",
-        REPLICAS,
-    ]
+    words: list[object] = ["--steps", UPDATES * ROLLOUT * REPLICAS, "--replicas", REPLICAS]
+    words += ["--demonstrations", 0, "--reward", "gain"]
     environment = dict(os.environ)
     if checkout is not None:
         environment["PYTHONPATH"] = str(checkout.resolve())
