@@ -14,7 +14,7 @@ from llmo.mdp.spec import env_spec
 ENV = "llmo/LanguageModel-v0"
 TOO_HIGH = 29
 """A train instance from scratch whose drawn rate is twenty times the default."""
-BUDGET = 0.25
+BUDGET = 0.375
 
 
 def numbers(record: EpisodeRecord) -> str:
