@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llmo.errors import LlmoError, at_least
 from llmo.registry import experiments
-from llmo.run_dir import write_text_atomic
+from llmo.run_dir import RunDir, write_text_atomic
 
 if TYPE_CHECKING:
     from llmo.agent import LearningAgent
     from llmo.evaluation.demonstrations import Demonstrations
     from llmo.evaluation.workers import Workers
     from llmo.mdp.reference import Curve
-    from llmo.run_dir import RunDir
 
 CURVES = "curves.json"
 """File in the run folder with what the teacher reached."""
@@ -86,7 +85,6 @@ def train(
     from llmo.evaluation.workers import find_workers
     from llmo.mdp.reward import valid_reward
     from llmo.mdp.spec import env_spec
-    from llmo.run_dir import RunDir
 
     at_least(1, steps=steps, replicas=replicas)
     at_least(0, demonstrations=demonstrations, seed=seed)

@@ -69,6 +69,8 @@ class ReferenceCurves:
             for instance in dict.fromkeys(instances)
             if instance.index not in self._known and instance not in self._curves
         ]
+        if not new:
+            return
         rule = reference_rule()
         agent = catalog.make_agent(rule, **tuned_parameters(rule))
         for first in range(0, len(new), self._at_once):

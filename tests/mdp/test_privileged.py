@@ -1,5 +1,7 @@
 """What only a critic sees: how the teacher fared on the same instance, and what the instance holds."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from llmo.diagnostics.features import NAMES
 from llmo.evaluation.demonstrations import demonstrate
 from llmo.evaluation.process_env import ProcessVecEnv
 from llmo.evaluation.workers import HERE
+from llmo.mdp.population import Population
 from llmo.mdp.privileged import PRIVILEGED, privileged
 from llmo.mdp.reference import Curve
 from llmo.mdp.sb3_env import PopulationVecEnv
@@ -49,13 +52,13 @@ def test_the_teacher_gets_nothing_against_itself(curves: dict[int, Curve]) -> No
 def test_it_tells_the_order_of_the_sources_as_it_is_now() -> None:
     spec = env_spec(ENV)
     instance = next(one for one in (spec.draw("train", index, 1.0) for index in range(99)) if len(one.changes) == 2)
-    population = PopulationVecEnv(ENV, 1)._stream.population
+    population = Population(spec)
     population.reset({0: instance})
     measurement = population.episode(0).history.last
     curve = Curve((0.0, 1.0), (2.0, 1.0))
     for share, order in ((0.0, (0, 1, 2)), *instance.changes):
-        object.__setattr__(measurement, "spent", share + 1e-6)
-        found = dict(zip(PRIVILEGED, privileged(instance, measurement, curve), strict=True))
+        now = replace(measurement, spent=share + 1e-6)
+        found = dict(zip(PRIVILEGED, privileged(instance, now, curve), strict=True))
         noise = [found[f"noise_{slot}"] for slot in (1, 2, 3)]
         assert noise == pytest.approx([instance.sources[role].noise for role in order])
         assert found["reference_to_go"] == pytest.approx(min(5, 10 * (1 - share)), abs=1e-3)

@@ -32,9 +32,9 @@ def limits(effort: Effort) -> Iterator[Row]:
             torch.rand(8 * tokens, LARGE.width),
             torch.rand(LARGE.width, LARGE.width),
         ),
-        f"{tokens} x {SMALL.width} by {SMALL.width} x {SMALL.width}, 32 in one call": (
-            torch.rand(32, tokens, SMALL.width),
-            torch.rand(32, SMALL.width, SMALL.width),
+        f"{tokens} x {SMALL.width} by {SMALL.width} x {SMALL.width}, {setup.replicas} in one call": (
+            torch.rand(setup.replicas, tokens, SMALL.width),
+            torch.rand(setup.replicas, SMALL.width, SMALL.width),
         ),
     }
     here, there = torch.rand(2, COPIED // 4)
