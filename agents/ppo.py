@@ -148,6 +148,29 @@ class Ppo(LearningAgent):
         save_policy(folder, self._actor.state_dict(), settings, card)
 
 
+@agents.register("ppo_shuffled")
+class ShuffledPpo(Ppo):
+    """The same policy with the entries of each observation shuffled: what is left is what seeing is not needed for.
+
+    Args:
+        policy: Folder that `llmo train` wrote.
+    """
+
+    control = True
+
+    def reset(self, seeds: Sequence[int]) -> None:
+        """See `Agent.reset`."""
+        super().reset(seeds)
+        self._randoms = [np.random.default_rng(seed) for seed in seeds]
+
+    def act(
+        self, observation: NDArray[np.float32], mask: NDArray[np.bool_], episode_start: NDArray[np.bool_]
+    ) -> NDArray[np.int64]:
+        """See `Agent.act`."""
+        shuffled = [random.permutation(row) for random, row in zip(self._randoms, observation, strict=True)]
+        return super().act(np.stack(shuffled), mask, episode_start)
+
+
 def _actor(space: Space, hidden: Sequence[int]) -> nn.Sequential:
     """Features [n, F] to logits of the actions [n, A], of the shape that learning uses."""
     from torch import nn

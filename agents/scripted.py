@@ -5,10 +5,16 @@ It is what `ppo` imitates before it learns on its own, and a rule like any other
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
+from llmo.errors import LlmoError
 from llmo.registry import agents
 from llmo.rules import Rule, View, share
+
+TURNS = {0.2: "rate_x0.2", 0.5: "rate_x0.5", 1.0: "rate_default", 2.0: "rate_x2", 5.0: "rate_x5"}
+"""Rates, as multiples of the default, by the action that leads there from it."""
 
 
 @agents.register("scripted")
@@ -19,20 +25,35 @@ class Scripted(Rule[None]):
         decay_from: Share of the budget after which the rate decays linearly to zero.
         teacher_gap: Distil while log(student's loss / teacher's loss) is above this.
         worse: Roll back when log(loss / best loss) is above this.
+        scratch: Rate from scratch, as a multiple of the default: 1, or one that an action of the menu leads to from it.
+        pretrained: The same from pre-trained weights.
 
     Raises:
-        LlmoError: `decay_from` is no share.
+        LlmoError: `decay_from` is no share, or there is no action for a rate.
     """
 
     grid = {
+        "scratch": tuple(TURNS),
+        "pretrained": tuple(TURNS),
         "decay_from": (0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 1.0),
         "teacher_gap": (-0.5, -0.25, -0.1, -0.05, 0.0, 0.06, 0.12, 0.25),
         "worse": (0.0, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2),
     }
 
-    def __init__(self, decay_from: float = 0.5, teacher_gap: float = 0.06, worse: float = 0.05) -> None:
+    def __init__(
+        self,
+        decay_from: float = 0.5,
+        teacher_gap: float = 0.06,
+        worse: float = 0.05,
+        scratch: float = 1.0,
+        pretrained: float = 1.0,
+    ) -> None:
         self.decay_from = share("decay_from", decay_from)
         self.teacher_gap, self.worse = teacher_gap, worse
+        for name, rate in (("scratch", scratch), ("pretrained", pretrained)):
+            if rate not in TURNS:
+                raise LlmoError(name, rate, [f"{turn:g}" for turn in TURNS])
+        self.scratch, self.pretrained = scratch, pretrained
 
     def begin(self, random: np.random.Generator) -> None:
         """Nothing is remembered."""
@@ -42,8 +63,11 @@ class Scripted(Rule[None]):
         spent = view.spent
         gap, worse = view.value("teacher_gap") / 5, view.value("best_gap") / 20
         passed = gap <= self.teacher_gap
+        wanted, rate = getattr(self, view.start), 10 ** view.value("base_rate")
+        early = spent < 0.1 and not math.isclose(rate, wanted, rel_tol=0.01)
+        turn = TURNS[wanted] if math.isclose(rate, 1, rel_tol=0.01) else "rate_default"
         moves = (
-            ("rate_default", spent < 0.1, f"the drawn rate is {10 ** view.value('base_rate'):.2g} of the default"),
+            (turn, early, f"the rate is {rate:.2g} of the default, wanted is {wanted:g}"),
             ("rollback", worse > self.worse, f"the loss is {worse:.1%} above its best"),
             ("source_tracking", spent < 0.5, "nobody knows which source is clean"),
             ("distil_teacher", view.value("has_teacher") > 0 and not passed, f"the teacher is {gap:.1%} better"),

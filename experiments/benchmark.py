@@ -40,7 +40,8 @@ def benchmark(
 
     Args:
         env: Registered name of the environment.
-        agents: Registered names; by default every hand rule, and `ppo` where a policy is given.
+        agents: Registered names; by default every rule, and `ppo` where a policy is given; not what plays several
+            runs of an instance, looks ahead, or is a control.
         policy: Folders of policies that learned agents play; several are the seeds of a training.
         instances: How many.
         split: ``train``, ``dev`` or ``test``.
@@ -69,12 +70,14 @@ def benchmark(
     at_least(1, instances=instances, replicas=replicas)
     at_least(0, first=first, seed=seed)
     found = find_workers(workers)
-    jobs = _jobs(env, split, range(first, first + instances), _names(agents, bool(policy)), policy or [], seed, speedup)
+    jobs = _jobs(
+        env, split, range(first, first + instances), _names(env, agents, bool(policy)), policy or [], seed, speedup
+    )
     jobs = [replace(job, executor=executor) for job in jobs]
     _check(jobs)
     with RunDir(out, resume):
         records = play_all(jobs, out / "episodes", found, replicas)
-        scores = score(records, reference_rule(), best_rule())
+        scores = score(records, reference_rule(env), best_rule(env))
         scores["command"] = command("benchmark", benchmark, given)
         write_text_atomic(out / "scores.json", json.dumps(scores, indent=2) + "\n")
         log_scoring(split, scores["command"], {name: row["iqm"] for name, row in scores["agents"].items()})
@@ -82,8 +85,8 @@ def benchmark(
     print(f"scores are in {out / 'scores.json'}; `llmo report {out}` draws them")
 
 
-def _names(asked: list[str] | None, learned: bool) -> list[str]:
-    """The reference and the agents to compare; by default all that need no look-ahead."""
+def _names(env: str, asked: list[str] | None, learned: bool) -> list[str]:
+    """The reference and the agents to compare; by default the rivals that play one run of an instance."""
     from llmo import catalog
     from llmo.agent import LearningAgent
     from llmo.catalog.tuned import reference_rule
@@ -95,9 +98,10 @@ def _names(asked: list[str] | None, learned: bool) -> list[str]:
         asked = [
             name
             for name, kind in classes.items()
-            if not kind.search and (learned or not issubclass(kind, LearningAgent))
+            if not (kind.search or kind.control or kind.members > 1)
+            and (learned or not issubclass(kind, LearningAgent))
         ]
-    return list(dict.fromkeys([reference_rule(), *asked]))
+    return list(dict.fromkeys([reference_rule(env), *asked]))
 
 
 def _jobs(
@@ -110,7 +114,8 @@ def _jobs(
     """
     from llmo import catalog
     from llmo.agent import LearningAgent
-    from llmo.evaluation.result import policy_job, tuned_job
+    from llmo.evaluation.members import member_jobs
+    from llmo.evaluation.result import policy_job
 
     learners = [name for name in names if issubclass(catalog.get("agents", name), LearningAgent)]
     if bool(policies) != bool(learners):
@@ -127,7 +132,7 @@ def _jobs(
                     seeds = enumerate(policies, seed)
                     jobs += [policy_job(env, split, index, name, folder, s, budget) for s, folder in seeds]
                 else:
-                    jobs.append(tuned_job(env, split, index, name, seed, budget))
+                    jobs += member_jobs(env, split, index, name, seed, budget)
     return jobs
 
 

@@ -57,7 +57,7 @@ def headroom(
     found = find_workers(workers)
     env_spec(env)
     at_least(1, instances=instances)
-    reference, rule = reference_rule(), best_rule()
+    reference, rule = reference_rule(env), best_rule(env)
     agents = list(dict.fromkeys((reference, rule, "keep", *SEARCHES)))
     results = []
     with RunDir(out, resume):

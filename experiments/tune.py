@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmo import catalog
-from llmo.catalog.tuned import FILE, reference_rule
+from llmo.catalog.tuned import reference_rule
+from llmo.catalog.tuned import ship as ship_tuned
 from llmo.errors import LlmoError
 from llmo.registry import experiments
 from llmo.run_dir import RunDir, write_text_atomic
@@ -70,7 +71,7 @@ def tune(
         agents: Which rules; all that have a grid by default.
         env: Registered name of the environment.
         workers: ``0`` for this process, ``N`` or ``processes:N``, ``processes`` for one a core, ``ray`` or ``ray:N``.
-        ship: Whether to write `agents/tuned.json` too; needs all rules.
+        ship: Whether to write them into `agents/tuned.json` too; needs all rules.
         resume: Whether to continue in a folder that has episodes already.
     """
     given = locals().copy()
@@ -88,10 +89,9 @@ def tune(
     with RunDir(out, resume) as run:
         result = search_rules(run.path, classes, env, instances, found)
         result["command"] = command("tune", tune, given)
-        text = json.dumps(result, indent=1) + "\n"
-        write_text_atomic(out / "tuned.json", text)
+        write_text_atomic(out / "tuned.json", json.dumps(result, indent=1) + "\n")
         if ship:
-            write_text_atomic(catalog.ROOT / FILE, text)
+            ship_tuned(env, result)
     print(table(result))
 
 
@@ -136,7 +136,7 @@ def search_rules(folder: Path, classes: dict[str, type[Any]], env: str, count: i
 
     references = [name for name in REFERENCES if name in rules]
     return {
-        "reference": best(references) if references else reference_rule(),
+        "reference": best(references) if references else reference_rule(env),
         "best_rule": best(list(rules)),
         "env": env,
         "split": "train",

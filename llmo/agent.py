@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from llmo.errors import LlmoError
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import torch
     from stable_baselines3.common.vec_env import VecEnv
 
     from llmo.evaluation.demonstrations import Demonstrations
@@ -63,6 +64,9 @@ class Agent(ABC):
     Attributes:
         search: Whether it looks ahead by snapshots, outside the budget.
         search_flops: FLOPs that a search agent has spent looking ahead, by run; set by `attach`.
+        members: How many runs of an instance it plays together; the one that validates best counts.
+        share: Budget of each, as a multiple of the instance's own.
+        control: Whether it is no rival, but shows what something is worth.
         drawn_rate: Whether it starts from the instance's drawn rate, not from a tuned one.
         grid: Values of each parameter that `tune` tries, by name.
         space: Set by `bind`.
@@ -70,6 +74,9 @@ class Agent(ABC):
     """
 
     search: bool = False
+    members: int = 1
+    share: float = 1.0
+    control: bool = False
     drawn_rate: bool = False
     grid: dict[str, tuple[Any, ...]] = {}
     search_flops: list[float]
@@ -99,7 +106,7 @@ class Agent(ABC):
         return [None] * len(starts)
 
     def attach(self, population: Any, slots: Sequence[int]) -> None:
-        """Say where its runs are; called only for a search agent, before the first `act`.
+        """Say where its runs are; called before the first `act` if it looks ahead or has several members.
 
         Args:
             population: The `llmo.mdp.population.Population` that plays them, to be read and copied from.
@@ -125,6 +132,26 @@ class Agent(ABC):
     def explain(self) -> list[str]:
         """Why, for each run, in one sentence; of the last `act`."""
         return []
+
+
+class OptimizerAgent(Agent):
+    """A rival that changes nothing but the optimizer: every action is `keep`."""
+
+    @abstractmethod
+    def optimizer(self, parameters: Iterable[torch.Tensor], start: str, rate: float) -> torch.optim.Optimizer:
+        """The optimizer that trains a run.
+
+        Args:
+            parameters: Of the model.
+            start: ``scratch`` or ``pretrained``.
+            rate: The default rate of AdamW for this model.
+        """
+
+    def act(
+        self, observation: NDArray[np.float32], mask: NDArray[np.bool_], episode_start: NDArray[np.bool_]
+    ) -> NDArray[np.int64]:
+        """See `Agent.act`."""
+        return np.full(len(observation), self.space.action("keep"))
 
 
 class LearningAgent(Agent):

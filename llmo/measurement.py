@@ -31,7 +31,8 @@ class Measurement:
         clipped: Share of the optimizer steps whose gradient was clipped, 0 to 1.
         momentum_cosine: Cosine of the last gradient and the first moment, -1 to 1.
         gradient_cosine: Cosine of the last two mini-batch gradients, -1 to 1; low means noise dominates.
-        update_ratio: Norm of the interval's change of the weights, adapter merged, over their norm.
+        update_ratio: Norm of the interval's change of the matrices, adapter merged, over their norm; gains and biases
+            have scales of their own.
         learning_rate: Rate of the last optimizer step.
         teacher_loss: Validation loss of the external teacher; NaN without one.
         diverged: Whether a loss or gradient was NaN or Inf.

@@ -11,38 +11,58 @@ from llmo.errors import LlmoError
 
 FILE = Path("agents") / "tuned.json"
 """Where the file lies, below the folder that has the plug-in folders."""
+DEFAULT_ENV = "llmo/LanguageModel-v1"
+"""Environment whose values hold wherever rules were not tuned."""
 
 
 @cache
-def shipped() -> dict[str, Any]:
-    """The file: ``{"reference", "best_rule", "instances", ..., "rules": {NAME: {"parameters", "score", ...}}}``.
-
-    Raises:
-        LlmoError: It is not there, or is no such file.
-    """
+def _file() -> dict[str, Any]:
     from llmo.catalog import ROOT
 
     try:
         content: dict[str, Any] = json.loads((ROOT / FILE).read_text())
-        _ = content["reference"], content["best_rule"], content["rules"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        for tuned in content.values():
+            _ = tuned["reference"], tuned["best_rule"], tuned["rules"]
+        _ = content[DEFAULT_ENV]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise LlmoError("tuned values", str(FILE), f"the file that `llmo tune --ship` wrote ({error!r})") from error
     return content
 
 
-def tuned_parameters(agent: str) -> dict[str, Any]:
+def shipped(env: str = DEFAULT_ENV) -> dict[str, Any]:
+    """What was found in an environment: ``{"reference", "best_rule", "rules": {NAME: {"parameters", ...}}, ...}``.
+
+    Args:
+        env: Registered name; for one where nothing was tuned, the values of `DEFAULT_ENV`.
+
+    Raises:
+        LlmoError: The file is not there, or is no such file.
+    """
+    content: dict[str, Any] = _file().get(env, _file()[DEFAULT_ENV])
+    return content
+
+
+def ship(env: str, tuned: dict[str, Any]) -> None:
+    """Write an environment's values into the file, beside those of the others."""
+    from llmo.catalog import ROOT
+    from llmo.run_dir import write_text_atomic
+
+    write_text_atomic(ROOT / FILE, json.dumps({**_file(), env: tuned}, indent=1) + "\n")
+
+
+def tuned_parameters(agent: str, env: str = DEFAULT_ENV) -> dict[str, Any]:
     """Tuned values by parameter; empty for an agent that was never tuned."""
-    parameters: dict[str, Any] = shipped()["rules"].get(agent, {}).get("parameters", {})
+    parameters: dict[str, Any] = shipped(env)["rules"].get(agent, {}).get("parameters", {})
     return parameters
 
 
-def reference_rule() -> str:
+def reference_rule(env: str = DEFAULT_ENV) -> str:
     """Registered name of the rule that scores are relative to: the better of tuned constant and tuned cosine."""
-    name: str = shipped()["reference"]
+    name: str = shipped(env)["reference"]
     return name
 
 
-def best_rule() -> str:
+def best_rule(env: str = DEFAULT_ENV) -> str:
     """Registered name of the rule that scored best when rules were tuned."""
-    name: str = shipped()["best_rule"]
+    name: str = shipped(env)["best_rule"]
     return name

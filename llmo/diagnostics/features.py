@@ -69,7 +69,7 @@ _RUN = (
     Feature("clipped", "gradient", "share of the gradients that were clipped", lambda h: h.last.clipped),
     Feature("momentum_cosine", "gradient", "cosine of gradient and first moment, times 2", read.momentum_cosine),
     Feature("gradient_noise", "gradient", "log10(noise / signal) of a mini-batch gradient", read.gradient_noise),
-    Feature("update_ratio", "gradient", "log10(norm of the last change / norm of the weights) + 2", read.update_ratio),
+    Feature("update_ratio", "gradient", "log10(change of the matrices in a step / their norm) + 2", read.update_ratio),
     Feature("update_ratio_rank", "gradient", "rank of that ratio within the run, 0 to 1", read.ratio_rank),
     Feature("rate", "settings", "log10(learning rate / default)", read.rate),
     Feature("base_rate", "settings", "log10(learning rate before decay / default)", read.base_rate),

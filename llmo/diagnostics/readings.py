@@ -123,8 +123,13 @@ def gradient_noise(h: History) -> float:
 
 
 def update_ratio(h: History) -> float:
-    """Norm of the last change of the weights over their own, as a power of ten; 0 for a hundredth."""
-    return math.log10(max(h.last.update_ratio, 1e-6)) + 2 if h.last.optimizer_steps else 0.0
+    """Norm of the last change of the matrices over their own, as a power of ten; 0 for a hundredth in one step.
+
+    Many steps count as a random walk: by the root of their number.
+    """
+    if not h.last.optimizer_steps:
+        return 0.0
+    return math.log10(max(h.last.update_ratio / math.sqrt(h.last.optimizer_steps), 1e-6)) + 2
 
 
 def ratio_rank(h: History) -> float:

@@ -116,8 +116,15 @@ def sampled(row: Tensor) -> Tensor:
     return row if len(row) < SAMPLED_FROM else row[: len(row) // size * size].view(-1, size)[:, :ALIGNED].flatten()
 
 
-def update_ratio(before: Tensor, after: Tensor, vectors: Whole = WHOLE) -> float:
-    """Norm of a change of weights [D] over the norm of the weights; 0 where it is not finite."""
-    change, scale = vectors.norm(after - before).item(), vectors.norm(after).item()
+def update_ratio(before: Tensor, after: Tensor, counted: Tensor, vectors: Whole = WHOLE) -> float:
+    """Norm of a change of weights [D] over the norm of the weights; 0 where it is not finite.
+
+    Args:
+        before: The weights before.
+        after: And after.
+        counted: 1 where a weight counts, else 0.
+        vectors: Norms of such vectors.
+    """
+    change, scale = vectors.norm((after - before) * counted).item(), vectors.norm(after * counted).item()
     ratio = change / scale if scale > 0 else 0.0
     return ratio if math.isfinite(ratio) else 0.0

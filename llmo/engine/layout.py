@@ -87,6 +87,14 @@ class Layout:
         self.factors = self.linears
         self.adapter_width = _padded(position)
 
+    @property
+    def matrices(self) -> Tensor:
+        """1 where a place of a row [P] belongs to a matrix, 0 where it belongs to a bias or a norm's gain."""
+        marks = [
+            torch.full((size,), float(len(shape) > 1)) for size, shape in zip(self.sizes, self.shapes, strict=True)
+        ]
+        return torch.cat([*marks, torch.zeros(self.width - self.size)])
+
     def own(self, weights: Tensor) -> Tensor:
         """What of whole weights [size] lies in a row of this process: all of them."""
         return weights
@@ -142,3 +150,8 @@ class FactorLayout(Layout):
         self.names, self.shapes, self.sizes = (), (), ()
         self.size = self.width = self.base.adapter_width
         self.linears, self.adapter_width = [], 0
+
+    @property
+    def matrices(self) -> Tensor:
+        """See `Layout.matrices`: factors are."""
+        return torch.ones(self.width)

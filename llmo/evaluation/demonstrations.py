@@ -86,7 +86,7 @@ def _play(env: str, teacher: str, indices: Sequence[int], executor: str) -> list
     """The episodes of some instances, each by itself."""
     spec = env_spec(env)
     population = Population(spec, len(indices), executor=executor)
-    agent: Agent = catalog.make_agent(teacher, **tuned_parameters(teacher))
+    agent: Agent = catalog.make_agent(teacher, **tuned_parameters(teacher, env))
     agent.bind(spec.space)
     agent.reset(list(indices))
     population.reset({slot: spec.draw("train", index, 1.0) for slot, index in enumerate(indices)})

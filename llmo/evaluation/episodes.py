@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llmo.errors import LlmoError
+from llmo.evaluation.members import together
 from llmo.evaluation.progress import Progress
 from llmo.evaluation.result import EpisodeRecord, Job
 from llmo.evaluation.rollout import chunks, play
@@ -48,7 +49,8 @@ def play_all(
     Raises:
         LlmoError: A file belongs to another job or another corpus, or cannot be read.
     """
-    waiting = [job for job in jobs if not (folder / place(job)).exists()]
+    units = together(jobs)
+    waiting = [job for unit in units if not all((folder / place(job)).exists() for job in unit) for job in unit]
     share = max(1, -(-len(waiting) // max(1, 2 * workers.count)))
     groups = chunks(waiting, min(replicas, share))
     with Progress(what, len(jobs), len(jobs) - len(waiting)) as progress:

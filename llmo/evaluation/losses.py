@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from llmo.errors import LlmoError
+from llmo.evaluation.members import best_of_members
 from llmo.evaluation.result import Result
 from llmo.evaluation.statistics import Array
 
@@ -38,7 +39,7 @@ class Instances:
 
 
 def by_agent(results: Sequence[Result]) -> dict[str, Episodes]:
-    """Results by agent, agents sorted by name.
+    """Results by agent, agents sorted by name; of an agent with several members on an instance, the best one's.
 
     Raises:
         LlmoError: There are none, they are of different environments or splits, one is there twice, or a test loss is
@@ -46,6 +47,7 @@ def by_agent(results: Sequence[Result]) -> dict[str, Episodes]:
     """
     if not results:
         raise LlmoError("records", "none", "at least one episode")
+    results = best_of_members(results)
     first = results[0].job
     agents: dict[str, dict[tuple[int, int, float], Result]] = {}
     for result in results:

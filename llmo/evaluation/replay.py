@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmo import catalog
-from llmo.agent import Agent
+from llmo.agent import Agent, OptimizerAgent
 from llmo.errors import LlmoError
 from llmo.evaluation.compare import difference
+from llmo.evaluation.members import together
 from llmo.evaluation.result import Decision, EpisodeRecord
 from llmo.evaluation.rollout import play
 from llmo.mdp.spec import env_spec
@@ -63,14 +64,14 @@ class Episode:
     Attributes:
         path: Its file.
         record: What it holds.
-        scheduled: Whether the agent sets the rate by a schedule, and so plays by itself.
+        itself: Whether the agent plays again: one that does more than to choose actions.
         shape: Shape of its model, in words.
         base: Name of the frozen model that it shares with others; empty where it has weights of its own.
     """
 
     path: Path
     record: EpisodeRecord
-    scheduled: bool
+    itself: bool
     shape: str
     base: str
 
@@ -102,7 +103,7 @@ def replay(folder: str) -> list[str]:
     for group in _groups(episodes):
         records = [episode.record for episode in group]
         jobs = [record.result.job for record in records]
-        played = play(jobs) if group[0].scheduled else play(jobs, player=Recorded(records))
+        played = play(jobs) if group[0].itself else play(jobs, player=Recorded(records))
         for episode, again in zip(group, played, strict=True):
             lines[episode.path] = _verdict(episode.record, again)
     return [lines[path] for path in paths]
@@ -119,9 +120,11 @@ def _read(path: Path) -> Episode:
     spec = env_spec(job.env)
     for decision in record.decisions:
         spec.space.action(decision.chosen)
-    schedule = catalog.make_agent(job.agent, **dict(job.parameters)).schedules([record.result.start])[0]
+    agent: Agent = catalog.make_agent(job.agent, **dict(job.parameters))
+    scheduled = agent.schedules([record.result.start]) != [None]
+    itself = scheduled or agent.members > 1 or isinstance(agent, OptimizerAgent)
     instance = spec.draw(job.split, job.index, job.budget)
-    return Episode(path, record, schedule is not None, str(instance.shape), spec.frozen_base(instance))
+    return Episode(path, record, itself, str(instance.shape), spec.frozen_base(instance))
 
 
 def _groups(episodes: Sequence[Episode]) -> Iterator[list[Episode]]:
@@ -129,12 +132,17 @@ def _groups(episodes: Sequence[Episode]) -> Iterator[list[Episode]]:
 
     def key(episode: Episode) -> tuple[str, str, bool, str, str]:
         job = episode.record.result.job
-        return job.env, job.executor, episode.scheduled, episode.shape, episode.base
+        return job.env, job.executor, episode.itself, episode.shape, episode.base
 
     for (_, executor, *_), group in groupby(sorted(episodes, key=key), key):
-        alike = list(group)
-        together = 1 if executor == "single" else TOGETHER
-        yield from (alike[first : first + together] for first in range(0, len(alike), together))
+        by_job = {episode.record.result.job: episode for episode in group}
+        most, alike = 1 if executor == "single" else TOGETHER, list[Episode]()
+        for unit in together(list(by_job)):
+            if alike and len(alike) + len(unit) > most:
+                yield alike
+                alike = []
+            alike += [by_job[job] for job in unit]
+        yield alike
 
 
 def _verdict(record: EpisodeRecord, again: EpisodeRecord) -> str:

@@ -46,7 +46,7 @@ class Job:
 
 def tuned_job(env: str, split: str, index: int, agent: str, seed: int = 0, budget: float = 1.0) -> Job:
     """A job with the agent's tuned values spelled out, so that its file tells what was played."""
-    return Job(env, split, index, agent, tuple(sorted(tuned_parameters(agent).items())), seed, budget)
+    return Job(env, split, index, agent, tuple(sorted(tuned_parameters(agent, env).items())), seed, budget)
 
 
 def policy_job(env: str, split: str, index: int, agent: str, policy: str, seed: int = 0, budget: float = 1.0) -> Job:

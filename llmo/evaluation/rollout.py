@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from llmo import catalog
-from llmo.agent import Agent, Schedule
+from llmo.agent import Agent, OptimizerAgent, Schedule
 from llmo.diagnostics.causes import diagnose
+from llmo.evaluation.members import together
 from llmo.evaluation.result import Decision, EpisodeRecord, Job, Result
 from llmo.mdp.population import Population, Step
 from llmo.mdp.spec import EnvSpec, env_spec
@@ -21,10 +22,11 @@ def chunks(jobs: Sequence[Job], replicas: int) -> list[list[Job]]:
     """Jobs in groups of at most `replicas` that train in one program for about equally long, the costly first.
 
     What trains in one program has one shape, and one frozen base where there is one. Who is in a group changes how fast
-    it is, not what comes out.
+    it is, not what comes out. Members of one population stay together.
     """
 
-    def cost(job: Job) -> tuple[tuple[str, str, str, str], int, float]:
+    def cost(unit: Sequence[Job]) -> tuple[tuple[str, str, str, str], int, float]:
+        job = unit[0]
         spec = env_spec(job.env)
         instance = spec.draw(job.split, job.index, job.budget)
         program = job.env, job.executor, str(instance.shape), spec.frozen_base(instance)
@@ -32,11 +34,12 @@ def chunks(jobs: Sequence[Job], replicas: int) -> list[list[Job]]:
 
     groups: list[list[Job]] = []
     last: tuple[str, ...] = ()
-    for (program, *_), job in sorted(((cost(job), job) for job in jobs), key=lambda pair: pair[0], reverse=True):
-        if program == last and len(groups[-1]) < replicas:
-            groups[-1].append(job)
+    costs = [(cost(unit), unit) for unit in together(jobs)]
+    for (program, *_), unit in sorted(costs, key=lambda pair: pair[0], reverse=True):
+        if program == last and len(groups[-1]) + len(unit) <= replicas:
+            groups[-1].extend(unit)
         else:
-            groups.append([job])
+            groups.append(unit)
         last = program
     return groups
 
@@ -58,6 +61,12 @@ def play(
     Returns:
         Their records, in order.
     """
+    alone = [job for job in jobs if player is None and population is None and _optimizer(job) is not None]
+    if alone:
+        others = [job for job in jobs if job not in alone]
+        records = [_play_optimizer(job, on_step) for job in alone] + (play(others, on_step) if others else [])
+        played = {record.result.job: record for record in records}
+        return [played[job] for job in jobs]
     started = time.perf_counter()
     spec = env_spec(jobs[0].env)
     population = population or Population(spec, len(jobs), executor=jobs[0].executor)
@@ -89,6 +98,22 @@ def play(
     ]
 
 
+def _optimizer(job: Job) -> OptimizerAgent | None:
+    agent = catalog.make_agent(job.agent, **dict(job.parameters))
+    return agent if isinstance(agent, OptimizerAgent) else None
+
+
+def _play_optimizer(job: Job, on_step: Callable[[], None] | None) -> EpisodeRecord:
+    """A job of an agent that brings an optimizer of its own, which trains one run by itself."""
+    from llmo.evaluation.own_optimizer import OptimizerPopulation
+
+    agent, spec = _optimizer(job), env_spec(job.env)
+    assert agent is not None
+    start = spec.draw(job.split, job.index, job.budget).start
+    population = OptimizerPopulation(spec, lambda parameters, rate: agent.optimizer(parameters, start, rate))
+    return play([job], on_step, population=population)[0]
+
+
 def _begin(jobs: Sequence[Job], players: Sequence[tuple[Agent, list[int]]], population: Population) -> None:
     """Put every job's instance into its slot, with the schedule of the rule that plays it."""
     instances = [population.spec.draw(job.split, job.index, job.budget) for job in jobs]
@@ -97,7 +122,7 @@ def _begin(jobs: Sequence[Job], players: Sequence[tuple[Agent, list[int]]], popu
         schedules |= dict(zip(slots, agent.schedules([instances[slot].start for slot in slots]), strict=True))
     population.reset(dict(enumerate(instances)), schedules)
     for agent, slots in players:
-        if agent.search:
+        if agent.search or agent.members > 1:
             agent.attach(population, slots)
 
 
@@ -105,7 +130,7 @@ def _players(jobs: Sequence[Job], spec: EnvSpec, player: Agent | None) -> Iterat
     """One agent for all the jobs that have the same one, with their slots; or the given player for all jobs."""
     groups: dict[str, list[int]] = {}
     for slot, job in enumerate(jobs):
-        groups.setdefault("" if player else repr((job.agent, job.parameters, job.seed)), []).append(slot)
+        groups.setdefault("" if player else repr((job.agent, job.parameters)), []).append(slot)
     for slots in groups.values():
         job = jobs[slots[0]]
         agent: Agent = player or catalog.make_agent(job.agent, **dict(job.parameters))

@@ -128,7 +128,7 @@ def _costs(name: str, episodes: Episodes) -> dict[str, Any]:
         "wall_s": mean("wall_s"),
         "diverged": mean("diverged"),
         "masked": mean("masked"),
-        "tuned": {**tuned_parameters(name), **dict(played[0].job.parameters)},
+        "tuned": {**tuned_parameters(name, played[0].job.env), **dict(played[0].job.parameters)},
     }
 
 

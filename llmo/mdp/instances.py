@@ -1,15 +1,15 @@
 """Instances: everything that makes one training problem, drawn from a seeded distribution.
 
 `train`, `dev` and `test` share no text, no seed and no model shape. An optimizer step is 2 sequences of 32 tokens.
-`draw_instance` is the distribution of llmo/LanguageModel-v0; others draw what they share with it by the same functions.
-`problem.py` builds what is drawn.
+`draw_instance` is the distribution of llmo/LanguageModel-v0, `draw_rescaled_instance` that of llmo/LanguageModel-v1;
+others draw what they share with them by the same functions. `problem.py` builds what is drawn.
 """
 
 from __future__ import annotations
 
 import math
 import numbers
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -45,6 +45,10 @@ FARTHEST = {"prose": "code", "docstrings": "code", "code": "prose"}
 """Base domain of an intact start, by target: from a nearer one, small budgets improve nothing on train instances."""
 DAMAGES = (0.0, 0.25, 0.5)
 """Noise on a base's weights, relative to their standard deviation."""
+WEIGHT_SCALE = 8.0
+"""Most by which llmo/LanguageModel-v1 rescales weights, up or down."""
+RESCALED_STREAM = 2
+"""Apart from the random numbers of other environments, so that they share no seed."""
 HIDEABLE = ("gradient", "sources", "teacher")
 CLOSABLE = ("adapter", "augment", "distil", "load", "rollback")
 
@@ -74,6 +78,7 @@ class Instance:
         closed: First words of the actions that are not on offer (train instances only).
         rank: Of the LoRA adapter that is trained on the frozen base; 0 where all weights are trained.
         target_modules: Names of the linear layers that the adapter is on, as PEFT has them; empty for all of them.
+        weight_scale: Factor on the weights that leaves what the model computes as it is; see `problem.py`.
     """
 
     part: str
@@ -96,6 +101,7 @@ class Instance:
     closed: tuple[str, ...]
     rank: int = 0
     target_modules: tuple[str, ...] = ()
+    weight_scale: float = 1.0
 
     @property
     def base_model(self) -> str:
@@ -137,7 +143,30 @@ def draw_instance(part: str, index: int, budget_scale: float = 1.0) -> Instance:
     Raises:
         LlmoError: No such part, no such index, or the scale is not positive and finite.
     """
-    rng = np.random.default_rng(valid_place(part, index, budget_scale))
+    return _draw(np.random.default_rng(valid_place(part, index, budget_scale)), part, index, budget_scale)
+
+
+def draw_rescaled_instance(part: str, index: int, budget_scale: float = 1.0) -> Instance:
+    """The instance at one place of a part, with weights of a scale that nobody is told.
+
+    What a model computes says little about the rate that trains it best: models of the same function whose weights are
+    larger or smaller want rates in proportion. So the default rate may be wrong by a factor of 8 either way, as the
+    usual rate is for a model that nobody has tuned yet.
+
+    Args:
+        part: ``train``, ``dev`` or ``test``.
+        index: From 0; every index is a different problem, and none is one of `draw_instance`.
+        budget_scale: Multiplies the budget, and nothing else; for measuring speed-up.
+
+    Raises:
+        LlmoError: No such part, no such index, or the scale is not positive and finite.
+    """
+    rng = np.random.default_rng([*valid_place(part, index, budget_scale), RESCALED_STREAM])
+    instance = _draw(rng, part, index, budget_scale)
+    return replace(instance, weight_scale=float(WEIGHT_SCALE ** rng.uniform(-1, 1)))
+
+
+def _draw(rng: np.random.Generator, part: str, index: int, budget_scale: float) -> Instance:
     domain = str(rng.choice(DOMAINS))
     sources, changes = draw_sources(rng, domain)
     start: Start = "scratch" if rng.random() < 0.5 else "pretrained"

@@ -123,7 +123,7 @@ class Population:
         self._reference: ReferenceCurves | None = None
         if reward == "relative" or curves:
             other = Population(spec, replicas, executor=executor, device=device, single=single)
-            self._reference = ReferenceCurves(other.keep_to_the_end, replicas, curves)
+            self._reference = ReferenceCurves(spec.name, other.keep_to_the_end, replicas, curves)
 
     def run_of(self, slot: int) -> Run:
         """The run whose row `slot` trains the slot's model."""

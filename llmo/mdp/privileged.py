@@ -19,6 +19,7 @@ from llmo.measurement import Measurement
 _SLOTS = range(3)
 PRIVILEGED = (
     "reference_to_go", "ahead_now", "ahead_of_its_end", "interval", "depth", "damage", "next_change", "teacher", "rate",
+    "weight_scale",
     *(f"noise_{slot + 1}" for slot in _SLOTS), *(f"off_domain_{slot + 1}" for slot in _SLOTS),
 )  # fmt: skip
 """Names of the entries."""
@@ -51,6 +52,7 @@ def privileged(instance: Instance, last: Measurement, curve: Curve) -> NDArray[n
         to_come - last.spent,
         bool(instance.teacher),
         math.log10(instance.rate_factor),
+        math.log(instance.weight_scale),
         *(source.noise for source in sources),
         *(source.domain != instance.domain for source in sources),
     ]

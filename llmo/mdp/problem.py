@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -19,6 +19,9 @@ from llmo.mdp.instances import BATCH, TEST_SEQUENCES, TEXT_GROUPS, TOKENS, VALID
 from llmo.mdp.materials import Source
 from llmo.tasks.causal_lm import CausalLM
 from llmo.tasks.text import CELLS, Cell, load_corpus
+
+if TYPE_CHECKING:
+    from transformers import LlamaForCausalLM
 
 
 def build_problem(instance: Instance) -> Problem:
@@ -106,8 +109,8 @@ def _start(rng: np.random.Generator, instance: Instance) -> tuple[Tensor, int]:
     if instance.rank:
         layout = FactorLayout(load_pretrained(instance.base_model))
         return _fresh_factors(rng, instance, layout), layout.base.size
-    weights = _start_weights(rng, instance)
-    return weights, len(weights)
+    model, weights = _start_weights(rng, instance)
+    return _rescaled(model, weights, instance.weight_scale), len(weights)
 
 
 def _fresh_factors(rng: np.random.Generator, instance: Instance, layout: FactorLayout) -> Tensor:
@@ -119,10 +122,10 @@ def _fresh_factors(rng: np.random.Generator, instance: Instance, layout: FactorL
     return factors
 
 
-def _start_weights(rng: np.random.Generator, instance: Instance) -> Tensor:
+def _start_weights(rng: np.random.Generator, instance: Instance) -> tuple[LlamaForCausalLM, Tensor]:
     if instance.start == "scratch":
-        model: Any = build_model(instance.shape, int(rng.integers(2**31)))
-        return Layout(model).flatten(model)
+        model = build_model(instance.shape, int(rng.integers(2**31)))
+        return model, Layout(model).flatten(model)
     model = load_pretrained(instance.base_model)
     weights = Layout(model).flatten(model)
     if instance.damage:
@@ -130,4 +133,14 @@ def _start_weights(rng: np.random.Generator, instance: Instance) -> Tensor:
         sizes = [p.numel() for p in model.parameters()]
         scales = torch.cat([p.detach().std().expand(size) for p, size in zip(model.parameters(), sizes, strict=True)])
         weights = weights + instance.damage * scales.nan_to_num() * noise
-    return weights
+    return model, weights
+
+
+def _rescaled(model: LlamaForCausalLM, weights: Tensor, scale: float) -> Tensor:
+    """Weights of another scale that compute the same: every matrix times `scale`, every gain of a norm divided by it.
+
+    A norm takes out the scale of the residual stream that embeddings and output projections write, and its own gain
+    that of the matrices which read it.
+    """
+    factors = [torch.tensor(scale if p.ndim > 1 else 1 / scale).expand(p.numel()) for p in model.parameters()]
+    return weights * torch.cat(factors)

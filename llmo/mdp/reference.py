@@ -53,13 +53,14 @@ class ReferenceCurves:
     instances.
 
     Args:
+        env: Registered name of the environment.
         keep: Trains the instances, with the executor of the runs that are compared.
         at_once: How many it can train together.
         known: Curves by index of the instance.
     """
 
-    def __init__(self, keep: Keeping, at_once: int, known: Mapping[int, Curve] | None = None) -> None:
-        self._keep, self._at_once, self._known = keep, at_once, known or {}
+    def __init__(self, env: str, keep: Keeping, at_once: int, known: Mapping[int, Curve] | None = None) -> None:
+        self._env, self._keep, self._at_once, self._known = env, keep, at_once, known or {}
         self._curves: dict[Instance, Curve] = {}
 
     def prepare(self, instances: Sequence[Instance]) -> None:
@@ -71,8 +72,8 @@ class ReferenceCurves:
         ]
         if not new:
             return
-        rule = reference_rule()
-        agent = catalog.make_agent(rule, **tuned_parameters(rule))
+        rule = reference_rule(self._env)
+        agent = catalog.make_agent(rule, **tuned_parameters(rule, self._env))
         for first in range(0, len(new), self._at_once):
             part = new[first : first + self._at_once]
             measured = self._keep(part, agent.schedules([instance.start for instance in part]))

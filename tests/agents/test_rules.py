@@ -10,6 +10,7 @@ import pytest
 from llmo import catalog
 from llmo.agent import Agent
 from llmo.diagnostics.features import INDEX, NAMES
+from llmo.errors import LlmoError
 from llmo.evaluation.result import EpisodeRecord, Job
 from llmo.evaluation.rollout import play
 from llmo.mdp.spec import env_spec
@@ -226,3 +227,25 @@ def test_grids_hold_the_defaults_in_order() -> None:
         for parameter, values in agent.grid.items():
             assert sorted(set(values)) == list(values)
             assert getattr(agent(), parameter) in values
+
+
+@pytest.mark.parametrize(
+    ("pretrained", "drawn", "moves"),
+    [(1.0, 0.7, ["rate_default"]), (0.5, 0.7, ["rate_default", "rate_x0.5"]), (5.0, 0.0, ["rate_x5"]), (1.0, 0.0, [])],
+)
+def test_scripted_goes_to_its_rate_in_the_first_tenth(pretrained: float, drawn: float, moves: list[str]) -> None:
+    """What it does while a rate is on that it does not want; then it tracks the sources."""
+    player = Player("scripted", pretrained=pretrained, scratch=0.2)
+    rate = 10**drawn
+    factors = {"rate_x0.2": 0.2, "rate_x0.5": 0.5, "rate_x2": 2.0, "rate_x5": 5.0}
+    for expected in [*moves, "source_tracking"]:
+        found = player.act(spent=-1, pretrained=1, base_rate=np.log10(rate))
+        assert found == expected
+        rate = 1.0 if found == "rate_default" else rate * factors.get(found, 1.0)
+    assert rate == pytest.approx(pretrained)
+    assert player.act(spent=-0.7, pretrained=1, base_rate=drawn) == "source_tracking"
+
+
+def test_scripted_refuses_a_rate_that_no_action_leads_to() -> None:
+    with pytest.raises(LlmoError, match="scratch"):
+        catalog.make_agent("scripted", scratch=0.3)

@@ -6,9 +6,20 @@ from functools import cache
 
 import numpy as np
 import pytest
+import torch
 
+from llmo.diagnostics.features import FEATURES
+from llmo.engine.models import build_model
 from llmo.errors import LlmoError
-from llmo.mdp.instances import SHAPES, TEXT_GROUPS, TOKENS, Instance, draw_instance
+from llmo.mdp.instances import (
+    SHAPES,
+    TEXT_GROUPS,
+    TOKENS,
+    WEIGHT_SCALE,
+    Instance,
+    draw_instance,
+    draw_rescaled_instance,
+)
 from llmo.mdp.population import Population
 from llmo.mdp.problem import build_problem
 from llmo.mdp.spec import env_spec
@@ -177,3 +188,54 @@ def test_the_budget_pays_the_steps(part: str) -> None:
 def test_what_cannot_be_drawn_is_refused(given: tuple) -> None:
     with pytest.raises(LlmoError):
         draw_instance(*given)
+
+
+def test_weights_of_another_scale_compute_the_same() -> None:
+    """In llmo/LanguageModel-v1, whatever the start; and no instance of it is one of version 0."""
+    for index in range(12):
+        instance = draw_rescaled_instance("train", index)
+        assert 1 / WEIGHT_SCALE <= instance.weight_scale <= WEIGHT_SCALE
+        plain = dataclasses.replace(instance, weight_scale=1.0)
+        losses = []
+        for one in (instance, plain):
+            problem = build_problem(one)
+            model = build_model(one.shape, 0).eval()
+            with torch.no_grad():
+                for parameter, values in zip(model.parameters(), problem.weights.split(sizes(model)), strict=True):
+                    parameter.copy_(values.view_as(parameter))
+                logits = model(problem.task.validation.inputs).logits
+            losses.append(problem.task.score(logits, problem.task.validation.labels))
+        assert torch.allclose(*losses, rtol=2e-3)
+        assert instance.seed != draw_instance("train", index).seed
+    scales = np.log([draw_rescaled_instance("train", index).weight_scale for index in range(400)])
+    assert abs(scales.mean()) < 0.2
+    assert scales.std() == pytest.approx(math.log(WEIGHT_SCALE) / math.sqrt(3), rel=0.1)
+
+
+def sizes(model: torch.nn.Module) -> list[int]:
+    return [parameter.numel() for parameter in model.parameters()]
+
+
+@pytest.mark.parametrize(
+    ("env", "closed", "neutral"),
+    [
+        ("NoData", ("source", "augment"), ()),
+        ("NoSwaps", ("adapter", "distil", "rollback", "load"), ()),
+        ("NoGradients", (), ("gradient",)),
+        ("NoHistory", (), ("actions",)),
+    ],
+)
+def test_ablations_play_the_same_instances(env: str, closed: tuple[str, ...], neutral: tuple[str, ...]) -> None:
+    spec = env_spec(f"llmo/LanguageModel-{env}-v1")
+    population = Population(spec)
+    for index in range(3):
+        full = draw_rescaled_instance("test", index)
+        instance = spec.draw("test", index, 1.0)
+        assert dataclasses.replace(instance, closed=(), neutral=()) == full
+        population.reset({0: instance})
+        population.step({0: spec.menu.index("rate_x2")})
+        open_names = np.array(spec.menu)[population.mask(0)]
+        assert not any(name.startswith(closed or ("none",)) for name in open_names)
+        observed = population.observe(0)
+        for place, feature in enumerate(FEATURES):
+            assert observed[place] == 0 or feature.group not in neutral

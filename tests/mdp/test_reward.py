@@ -45,7 +45,7 @@ def test_relative_is_the_gain_less_that_of_the_reference(spec: EnvSpec) -> None:
     instance = spec.draw("dev", 2, SCALE)
     gains, _ = rewards(spec, "gain", 2)
     relative, _ = rewards(spec, "relative", 2)
-    reference = ReferenceCurves(Population(spec).keep_to_the_end, 1)
+    reference = ReferenceCurves(spec.name, Population(spec).keep_to_the_end, 1)
     reference.prepare([instance])
     assert math.fsum(relative) == pytest.approx(math.fsum(gains) - reference.gain(instance, 0.0, 1.0))
 
@@ -76,7 +76,7 @@ def test_who_diverges_early_is_charged_what_the_reference_still_gains(spec: EnvS
     population = Population(spec, reward="relative")
     population.reset({0: instance}, {0: lambda spent: 1e60})
     step = population.step({0: spec.menu.index("keep")})[0]
-    reference = ReferenceCurves(Population(spec).keep_to_the_end, 1)
+    reference = ReferenceCurves(spec.name, Population(spec).keep_to_the_end, 1)
     reference.prepare([instance])
     before = population.episode(0).history.measurements[0].spent
     assert step.terminated and step.measurement.spent < 0.9
