@@ -32,10 +32,12 @@ EVERY = 5
 """Updates between checkpoints."""
 ROLLOUT = 16
 """Environment steps in each slot before an update."""
-EPOCHS = 4
+EPOCHS = 8
 """Passes over them in each update."""
-ENTROPY = 0.005
+ENTROPY = 0.01
 """Weight of the entropy bonus."""
+GAE_LAMBDA = 0.9
+"""Of generalised advantage estimation (Schulman et al. 2016)."""
 HIDDEN = (64, 64)
 """Widths of the hidden layers of actor and critic, tanh."""
 
@@ -103,7 +105,7 @@ class Ppo(LearningAgent):
         on_update: Callable[[dict[str, Any]], None],
         *,
         seed: int = 0,
-        rate: float = 5e-4,
+        rate: float = 1e-3,
     ) -> None:
         """Learn a policy; continues from the newest checkpoint of the run folder.
 
@@ -194,7 +196,7 @@ def _model(env: VecEnv, seen: int, seed: int, rate: float) -> MaskablePPO:
         batch_size=256,
         n_epochs=EPOCHS,
         gamma=1.0,
-        gae_lambda=0.95,
+        gae_lambda=GAE_LAMBDA,
         ent_coef=ENTROPY,
         policy_kwargs={"net_arch": list(HIDDEN), "seen": seen},
         seed=seed,

@@ -13,12 +13,13 @@ from llmo.registry import environments
 
 def _without(name: str, closed: tuple[str, ...] = (), neutral: tuple[str, ...] = ()) -> EnvSpec:
     """The environment without some actions, by how their names begin, and without some groups of features."""
+    menu = tuple(action for action in MENU if not action.startswith(closed))
 
     def draw(part: str, index: int, budget_scale: float = 1.0) -> Instance:
         full = draw_rescaled_instance(part, index, budget_scale)
-        return replace(full, closed=(*full.closed, *closed), neutral=(*full.neutral, *neutral))
+        return replace(full, neutral=(*full.neutral, *neutral))
 
-    return EnvSpec(name, MENU, draw, build_problem)
+    return EnvSpec(name, menu, draw, build_problem)
 
 
 @environments.register("llmo/LanguageModel-NoData-v1")

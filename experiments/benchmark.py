@@ -22,7 +22,7 @@ SPEEDUP_BUDGETS = (1 / 1.25, 1 / 1.5, 1 / 2, 1 / 3, 1 / 4)
 
 @experiments.register("benchmark")
 def benchmark(
-    env: str = "llmo/LanguageModel-v0",
+    env: str = "llmo/LanguageModel-v1",
     agents: list[str] | None = None,
     policy: list[str] | None = None,
     instances: int = 32,

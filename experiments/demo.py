@@ -48,6 +48,6 @@ def demo(
     print(f"2 of 3: the policy against every hand rule, on {instances} training problems that it has never met")
     # The folder holds the training by now, so it is not new: what is resumed is the demo.
     policy = [str(out / "train" / "policy")]
-    benchmark(policy=policy, instances=instances, workers=workers, out=out, resume=True)
+    benchmark(ENV, policy=policy, instances=instances, workers=workers, out=out, resume=True)
     print("3 of 3: the report")
     report(out)

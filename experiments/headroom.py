@@ -32,7 +32,7 @@ def headroom(
     out: Path = Path("runs/headroom"),
     instances: int = 16,
     split: Literal["train", "dev", "test"] = "train",
-    env: str = "llmo/LanguageModel-v0",
+    env: str = "llmo/LanguageModel-v1",
     workers: str | int = "processes",
     resume: bool = False,
 ) -> None:

@@ -1,4 +1,4 @@
-"""Learns a policy: `llmo train llmo/LanguageModel-v0 --steps 30000 --out runs/train`.
+"""Learns a policy: `llmo train llmo/LanguageModel-v1 --out runs/train`.
 
 A teacher plays some train instances first. The policy imitates it and then learns on the same instances, where it is
 rewarded for what it gains more than the teacher did. The run folder holds `policy/` (safetensors and JSON),
@@ -46,7 +46,7 @@ class Settings:
 def train(
     env: str,
     agent: str = "ppo",
-    steps: int = 30_000,
+    steps: int = 100_000,
     out: Path = Path("runs/train"),
     seed: int = 0,
     teacher: str = "scripted",

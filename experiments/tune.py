@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmo import catalog
-from llmo.catalog.tuned import reference_rule
-from llmo.catalog.tuned import ship as ship_tuned
+from llmo.catalog.tuned import FILE, everything, reference_rule
 from llmo.errors import LlmoError
 from llmo.registry import experiments
 from llmo.run_dir import RunDir, write_text_atomic
@@ -58,7 +57,7 @@ def tune(
     out: Path = Path("runs/tune"),
     instances: int = 64,
     agents: list[str] | None = None,
-    env: str = "llmo/LanguageModel-v0",
+    env: str = "llmo/LanguageModel-v1",
     workers: str | int = "processes",
     ship: bool = False,
     resume: bool = False,
@@ -91,7 +90,7 @@ def tune(
         result["command"] = command("tune", tune, given)
         write_text_atomic(out / "tuned.json", json.dumps(result, indent=1) + "\n")
         if ship:
-            ship_tuned(env, result)
+            write_text_atomic(catalog.ROOT / FILE, json.dumps({**everything(), env: result}, indent=1) + "\n")
     print(table(result))
 
 

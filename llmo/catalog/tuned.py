@@ -16,7 +16,12 @@ DEFAULT_ENV = "llmo/LanguageModel-v1"
 
 
 @cache
-def _file() -> dict[str, Any]:
+def everything() -> dict[str, Any]:
+    """The whole file: what was found, by environment.
+
+    Raises:
+        LlmoError: The file is not there, or is no such file.
+    """
     from llmo.catalog import ROOT
 
     try:
@@ -38,16 +43,8 @@ def shipped(env: str = DEFAULT_ENV) -> dict[str, Any]:
     Raises:
         LlmoError: The file is not there, or is no such file.
     """
-    content: dict[str, Any] = _file().get(env, _file()[DEFAULT_ENV])
+    content: dict[str, Any] = everything().get(env, everything()[DEFAULT_ENV])
     return content
-
-
-def ship(env: str, tuned: dict[str, Any]) -> None:
-    """Write an environment's values into the file, beside those of the others."""
-    from llmo.catalog import ROOT
-    from llmo.run_dir import write_text_atomic
-
-    write_text_atomic(ROOT / FILE, json.dumps({**_file(), env: tuned}, indent=1) + "\n")
 
 
 def tuned_parameters(agent: str, env: str = DEFAULT_ENV) -> dict[str, Any]:

@@ -35,7 +35,7 @@ class Walk:
 
 
 def check_action(name: str, findings: Findings) -> None:
-    """Check an action by its registered name, in every environment that has it on its menu."""
+    """Check an action by its registered name, in an environment of each kind that has it on its menu."""
     action: Action | None = None
     with findings.that("is an Action, made without arguments"):
         made = catalog.get("actions", name)()
@@ -48,10 +48,15 @@ def check_action(name: str, findings: Findings) -> None:
 
 
 def _environments_with(name: str) -> list[str]:
-    """Those that have an action on their menus; the one with the longest menu where nobody has it."""
+    """One of each kind of run that has an action on its menu; the one with the longest menu where nobody has it."""
     catalog.load("envs")
-    menus = {env: env_spec(env).menu for env in catalog.KINDS["envs"].names()}
-    return [env for env in menus if name in menus[env]] or [max(menus, key=lambda env: len(menus[env]))]
+    specs = sorted((env_spec(env) for env in catalog.KINDS["envs"].names()), key=lambda spec: -len(spec.menu))
+    kinds: dict[object, str] = {}
+    for spec in specs:
+        if name in spec.menu:
+            frozen = bool(spec.frozen_base(spec.draw("train", 0, 1.0)))
+            kinds.setdefault((spec.build, frozen), spec.name)
+    return list(kinds.values()) or [specs[0].name]
 
 
 def _check_in(env: str, name: str, action: Action, findings: Findings) -> None:

@@ -41,17 +41,20 @@ def best_of_members(results: Sequence[Result]) -> list[Result]:
     Raises:
         LlmoError: A member is missing.
     """
+    found: list[Result] = []
     groups: dict[object, list[Result]] = {}
     for result in results:
-        groups.setdefault(_unit(result.job, _kind(result.job.agent).members), []).append(result)
-    return [_best(group) for group in groups.values()]
+        members = _kind(result.job.agent).members
+        if members == 1:
+            found.append(result)
+        else:
+            groups.setdefault(_unit(result.job, members), []).append(result)
+    return found + [_best(group) for group in groups.values()]
 
 
 def _best(group: Sequence[Result]) -> Result:
     best = min(group, key=lambda result: result.validation_loss)
     kind, job = _kind(best.job.agent), best.job
-    if kind.members == 1:
-        return best
     if len(group) != kind.members:
         raise LlmoError(f"members of {job.agent} on instance {job.index}", len(group), f"{kind.members} of them")
     return replace(

@@ -43,7 +43,7 @@ def test_the_member_that_validates_best_counts_and_all_are_paid_for() -> None:
     jobs = member_jobs(ENV, "train", 3, "random_search")
     results = [planted(job, loss) for job, loss in zip(jobs, (5, 4, 3, 2.5, 3, 4, 5, 6), strict=True)]
     alone = planted(tuned_job(ENV, "train", 3, "constant"), 4.0)
-    best, same = best_of_members([*results, alone])
+    same, best = best_of_members([*results, alone])
     assert (best.validation_loss, best.test_loss, best.spent_flops, best.wall_s) == (2.5, 5.0, 72.0, 8.0)
     assert (best.job.seed, best.job.budget) == (0, 1.0)
     assert same == alone

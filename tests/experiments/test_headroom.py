@@ -16,7 +16,7 @@ from llmo.tasks.text import load_corpus
 
 def result(agent: str, index: int, loss: float, searched: float = 0.0) -> Result:
     return Result(
-        job=Job("llmo/LanguageModel-v0", "train", index, agent, tuple(sorted(tuned_parameters(agent).items()))),
+        job=Job("llmo/LanguageModel-v1", "train", index, agent, tuple(sorted(tuned_parameters(agent).items()))),
         start="scratch" if index % 2 else "pretrained",
         text_group=f"group {index}",
         test_loss=loss,

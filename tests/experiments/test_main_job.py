@@ -118,7 +118,7 @@ def test_the_policy_is_compared_reported_and_replayed(
     [
         (["--agents", "kep"], "did you mean 'keep'"),
         (["--split", "tests"], "did you mean 'test'"),
-        (["--env", "llmo/LanguageModel-v1"], "did you mean 'llmo/LanguageModel-v0'"),
+        (["--env", "llmo/LanguageModl-v1"], "did you mean 'llmo/LanguageModel-v1'"),
         (["--instances", "0"], "at least 1"),
         (["--agents", "ppo"], "llmo train"),
         (["--agents", "ppo", "--policy", "nowhere"], "nowhere"),
