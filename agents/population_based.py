@@ -20,9 +20,9 @@ RATES = 16.0
 """Most by which a drawn rate is above or below the default."""
 DECAYS = (0.0, 0.5, 0.8)
 """Shares of the budget from which the rate decays to zero."""
-AT_WALL_TIME = 0.3
-"""Share of the budget that each of eight members may have in the time that one run takes: small models train about two
-and a half times as fast eight at a time."""
+AT_WALL_TIME = 0.35
+"""Share of the budget that each of eight members may have in the time that one run takes: eight small models at a
+time train at 2.7 to 3.0 times the speed of one (`llmo throughput`, rows of the sweep)."""
 
 
 class Members(Agent):

@@ -63,7 +63,7 @@ def train(
     Args:
         env: Registered name of the environment.
         agent: Registered name of the learning agent.
-        steps: Environment steps to learn from, demonstrations not counted.
+        steps: Environment steps to learn from, demonstrations not counted; with 0 the policy only imitates.
         out: Run folder.
         seed: Of everything random in learning.
         teacher: Agent that is imitated first.
@@ -86,8 +86,8 @@ def train(
     from llmo.mdp.reward import valid_reward
     from llmo.mdp.spec import env_spec
 
-    at_least(1, steps=steps, replicas=replicas)
-    at_least(0, demonstrations=demonstrations, seed=seed)
+    at_least(1, replicas=replicas)
+    at_least(0, steps=steps, demonstrations=demonstrations, seed=seed)
     env_spec(env)
     learner = catalog.make_agent(agent)
     if not isinstance(learner, LearningAgent):
@@ -177,5 +177,6 @@ def _card(settings: Settings, folder: Path) -> dict[str, Any]:
     """How the policy was learned."""
     from llmo.evaluation.provenance import provenance
 
-    lines = (folder / "progress.jsonl").read_text().splitlines()
-    return {**asdict(settings), "env_steps": json.loads(lines[-1])["env_steps"], **provenance()}
+    progress = folder / "progress.jsonl"
+    lines = progress.read_text().splitlines() if progress.exists() else []
+    return {**asdict(settings), "env_steps": json.loads(lines[-1])["env_steps"] if lines else 0, **provenance()}

@@ -98,6 +98,22 @@ def test_it_imitates(tmp_path: Path) -> None:
     torch.testing.assert_close(probabilities, 0.9 * torch.eye(3) + 0.1 / 3, atol=0.02, rtol=0)
 
 
+def test_shuffled_observations_tell_it_nothing(tmp_path: Path) -> None:
+    """The shuffled control acts by chance, but by the same chance again, and never takes a masked action."""
+    agent = learned(tmp_path / "run", 15, rate=3e-3)
+    agent.save(tmp_path / "policy", {"note": "a test"})
+    control = catalog.make_agent("ppo_shuffled", policy=str(tmp_path / "policy"))
+    control.bind(SPACE)
+    observations, masks = np.eye(4, dtype=np.float32)[np.arange(300) % 3], np.tile(Identity().action_masks(), (300, 1))
+    acts = []
+    for _ in range(2):
+        control.reset(range(300))
+        acts.append(control.act(observations, masks, np.ones(300, bool)))
+    assert (acts[0] == acts[1]).all()
+    assert (acts[0] < 3).all()
+    assert 0.2 < (acts[0] == np.arange(300) % 3).mean() < 0.5
+
+
 class Told(Identity):
     """Each observation ends with the step's number, which only the critic may read."""
 

@@ -72,6 +72,13 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> Non
     assert returns[0] == returns[1] and len(returns[0]) == 6
 
 
+def test_without_steps_the_policy_only_imitates(tmp_path: Path) -> None:
+    words = ["train", ENV, "--steps", "0", "--replicas", "2", "--workers", "0", "--demonstrations", "2"]
+    assert main([*words, "--out", str(tmp_path / "imitation")]) == 0
+    assert load_policy(str(tmp_path / "imitation" / "policy")).card["env_steps"] == 0
+    assert not (tmp_path / "imitation" / "progress.jsonl").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
@@ -79,7 +86,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path) -> Non
         (["--reward", "gains"], "did you mean 'gain'"),
         (["--teacher", "scriptd"], "did you mean 'scripted'"),
         (["--agent", "keep"], "one that learns"),
-        (["--steps", "0"], "at least 1"),
+        (["--steps", "-1"], "at least 0"),
         (["--replicas", "3", "--workers", "2"], "multiple"),
         ([], "--resume"),
     ],
