@@ -25,6 +25,7 @@ class ScheduleFree(OptimizerAgent):
         pretrained: The same from pre-trained weights.
     """
 
+    package = "schedulefree"
     grid = {"scratch": PEAKS, "pretrained": PEAKS}
 
     def __init__(self, scratch: float = 1.0, pretrained: float = 1.0) -> None:
@@ -46,6 +47,7 @@ class Prodigy(OptimizerAgent):
         d_coef: Factor on its estimate.
     """
 
+    package = "prodigyopt"
     grid = {"d_coef": (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)}
 
     def __init__(self, d_coef: float = 1.0) -> None:

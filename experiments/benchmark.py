@@ -15,6 +15,7 @@ from llmo.errors import LlmoError, at_least
 from llmo.registry import experiments
 
 if TYPE_CHECKING:
+    from llmo.agent import Agent
     from llmo.evaluation.result import Job
 
 SPEEDUP_BUDGETS = (1 / 1.25, 1 / 1.5, 1 / 2, 1 / 3, 1 / 4)
@@ -41,7 +42,7 @@ def benchmark(
     Args:
         env: Registered name of the environment.
         agents: Registered names; by default every rule, and `ppo` where a policy is given; not what plays several
-            runs of an instance, looks ahead, or is a control.
+            runs of an instance, looks ahead, brings an optimizer, or is a control.
         policy: Folders of policies that learned agents play; several are the seeds of a training.
         instances: How many.
         split: ``train``, ``dev`` or ``test``.
@@ -86,22 +87,23 @@ def benchmark(
 
 
 def _names(env: str, asked: list[str] | None, learned: bool) -> list[str]:
-    """The reference and the agents to compare; by default the rivals that play one run of an instance."""
+    """The reference and the agents to compare."""
     from llmo import catalog
-    from llmo.agent import LearningAgent
     from llmo.catalog.tuned import reference_rule
 
     if asked is None:
         catalog.load("agents")
         registry = catalog.KINDS["agents"]
         classes = {name: registry.get(name) for name in registry.names()}
-        asked = [
-            name
-            for name, kind in classes.items()
-            if not (kind.search or kind.control or kind.members > 1)
-            and (learned or not issubclass(kind, LearningAgent))
-        ]
+        asked = [name for name, kind in classes.items() if _plays_by_default(kind, learned)]
     return list(dict.fromkeys([reference_rule(env), *asked]))
+
+
+def _plays_by_default(kind: type[Agent], learned: bool) -> bool:
+    from llmo.agent import LearningAgent, OptimizerAgent
+
+    costly = kind.search or kind.members > 1 or issubclass(kind, OptimizerAgent)
+    return not costly and not kind.control and (learned or not issubclass(kind, LearningAgent))
 
 
 def _jobs(

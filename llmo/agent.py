@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -135,7 +136,23 @@ class Agent(ABC):
 
 
 class OptimizerAgent(Agent):
-    """A rival that changes nothing but the optimizer: every action is `keep`."""
+    """A rival that changes nothing but the optimizer: every action is `keep`.
+
+    Attributes:
+        package: Name of the package that its optimizer comes from.
+    """
+
+    package: str
+
+    def bind(self, space: Space) -> None:
+        """See `Agent.bind`.
+
+        Raises:
+            LlmoError: Its package is not installed.
+        """
+        super().bind(space)
+        if find_spec(self.package) is None:
+            raise LlmoError("optimizer from the package", self.package, "an installed one: pip install 'llmo[rivals]'")
 
     @abstractmethod
     def optimizer(self, parameters: Iterable[torch.Tensor], start: str, rate: float) -> torch.optim.Optimizer:

@@ -8,6 +8,7 @@ import torch
 
 from llmo import catalog
 from llmo.engine.optimizer import BETAS, EPSILON
+from llmo.errors import LlmoError
 from llmo.evaluation.own_optimizer import OptimizerPopulation
 from llmo.evaluation.result import Job
 from llmo.evaluation.rollout import play
@@ -65,3 +66,10 @@ def test_schedule_free_is_evaluated_where_it_averages() -> None:
     assert not evaluated.allclose(trained)
     back = torch.cat([parameter.detach().flatten() for parameter in run._model.parameters()])
     assert torch.allclose(evaluated, back, atol=1e-5)
+
+
+def test_a_package_that_is_not_there_is_named() -> None:
+    agent = catalog.make_agent("prodigy")
+    agent.package = "no_such_package"
+    with pytest.raises(LlmoError, match=r"no_such_package.*llmo\[rivals\]"):
+        agent.bind(env_spec(ENV).space)
