@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from llmo.agent import Agent
+from llmo.agent import KeepingAgent
 from llmo.mdp.population import Population
 from llmo.registry import agents
 
@@ -25,8 +25,8 @@ AT_WALL_TIME = 0.35
 time train at 2.7 to 3.0 times the speed of one (`llmo throughput`, rows of the sweep)."""
 
 
-class Members(Agent):
-    """Runs that begin with settings drawn at random; every action is `keep`."""
+class Members(KeepingAgent):
+    """Runs that begin with settings drawn at random."""
 
     members = MEMBERS
     share = 1 / MEMBERS
@@ -55,12 +55,6 @@ class Members(Agent):
             augmentation=str(random.choice(["off", "token_noise"], p=[0.75, 0.25])),
             distillation="teacher" if teacher else "off",
         )
-
-    def act(
-        self, observation: NDArray[np.float32], mask: NDArray[np.bool_], episode_start: NDArray[np.bool_]
-    ) -> NDArray[np.int64]:
-        """See `Agent.act`."""
-        return np.full(len(observation), self.space.action("keep"))
 
     def explain(self) -> list[str]:
         """See `Agent.explain`."""

@@ -6,10 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 
-import numpy as np
-from numpy.typing import NDArray
-
-from llmo.agent import Agent
+from llmo.agent import KeepingAgent
 from llmo.mdp.population import Population
 from llmo.registry import agents
 from llmo.schedules import cosine, staircase, trapezoid
@@ -29,7 +26,7 @@ SHAPES: tuple[Callable[[float], float], ...] = (
 
 
 @agents.register("virtual_best")
-class VirtualBest(Agent):
+class VirtualBest(KeepingAgent):
     """Upper mark: every one of 35 schedules on a whole budget each, the best on validation counts."""
 
     members = len(RATES) * len(SHAPES)
@@ -49,12 +46,6 @@ class VirtualBest(Agent):
             rate, shape = schedules[members.get(index, 0) % len(schedules)]
             members[index] = members.get(index, 0) + 1
             population.run_of(slot).states[slot].schedule = partial(_scaled, rate, shape)
-
-    def act(
-        self, observation: NDArray[np.float32], mask: NDArray[np.bool_], episode_start: NDArray[np.bool_]
-    ) -> NDArray[np.int64]:
-        """See `Agent.act`."""
-        return np.full(len(observation), self.space.action("keep"))
 
 
 def _scaled(rate: float, shape: Callable[[float], float], spent: float) -> float:

@@ -71,10 +71,9 @@ def benchmark(
     at_least(1, instances=instances, replicas=replicas)
     at_least(0, first=first, seed=seed)
     found = find_workers(workers)
-    jobs = _jobs(
-        env, split, range(first, first + instances), _names(env, agents, bool(policy)), policy or [], seed, speedup
-    )
-    jobs = [replace(job, executor=executor) for job in jobs]
+    names, indices = _names(env, agents, bool(policy)), range(first, first + instances)
+    drawn = _jobs(env, split, indices, names, policy or [], seed, speedup)
+    jobs = [replace(job, executor=executor) for job in drawn]
     _check(jobs)
     with RunDir(out, resume):
         records = play_all(jobs, out / "episodes", found, replicas)

@@ -135,8 +135,18 @@ class Agent(ABC):
         return []
 
 
-class OptimizerAgent(Agent):
-    """A rival that changes nothing but the optimizer: every action is `keep`.
+class KeepingAgent(Agent):
+    """An agent whose every action is `keep`: what it changes is changed elsewhere."""
+
+    def act(
+        self, observation: NDArray[np.float32], mask: NDArray[np.bool_], episode_start: NDArray[np.bool_]
+    ) -> NDArray[np.int64]:
+        """See `Agent.act`."""
+        return np.full(len(observation), self.space.action("keep"))
+
+
+class OptimizerAgent(KeepingAgent):
+    """A rival that changes nothing but the optimizer.
 
     Attributes:
         package: Name of the package that its optimizer comes from.
@@ -163,12 +173,6 @@ class OptimizerAgent(Agent):
             start: ``scratch`` or ``pretrained``.
             rate: The default rate of AdamW for this model.
         """
-
-    def act(
-        self, observation: NDArray[np.float32], mask: NDArray[np.bool_], episode_start: NDArray[np.bool_]
-    ) -> NDArray[np.int64]:
-        """See `Agent.act`."""
-        return np.full(len(observation), self.space.action("keep"))
 
 
 class LearningAgent(Agent):

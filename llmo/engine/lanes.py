@@ -28,6 +28,7 @@ class Lane:
         state: The row's.
         interval: What it is to do.
         before: Some of its effective weights at the start; see `sampled`.
+        counted: Which of them are of matrices: 1 or 0.
         adapter: Whether it trains LoRA factors on weights of its own.
         vectors: Norms and inner products of weights; factors are whole everywhere.
         step: Optimizer steps done.
@@ -41,6 +42,7 @@ class Lane:
     state: State
     interval: Interval
     before: Tensor
+    counted: Tensor
     adapter: bool
     vectors: Whole
     step: int = 0
@@ -96,7 +98,6 @@ class Lanes:
         self._rows, self.count, self._in_place = rows, count, count == 1
         self.active: list[Lane] = []
         device = rows[0].weights.device
-        self._matrices = sampled(layout.matrices).to(device)
         self.alive = torch.ones(count, dtype=torch.bool, device=device)
         # One lane trains on the row itself, see `_put`.
         places = 0 if self._in_place else count
@@ -153,7 +154,7 @@ class Lanes:
         losses, norms = torch.stack(lane.losses), torch.stack(lane.norms)
         tally(lane.state, lane.interval, losses.double().cpu().numpy(), norms.double().cpu().numpy())
         sums = lane.state.interval
-        sums.update_ratio = update_ratio(lane.before, sampled(after), self._matrices, lane.vectors)
+        sums.update_ratio = update_ratio(lane.before, sampled(after), lane.counted, lane.vectors)
         if not lane.state.diverged:
             sums.momentum_cosine, *rest = [value.item() for value in lane.cosines]
             sums.gradient_cosine = rest[0] if rest else 0.0

@@ -19,6 +19,7 @@ from llmo.engine.adapters import adapted, grow, merge
 from llmo.engine.batches import fixed_mixture
 from llmo.engine.choice import make_executor, valid_device
 from llmo.engine.dropout import blocks
+from llmo.engine.intervals import sampled
 from llmo.engine.layout import MAX_RANK
 from llmo.engine.memory import Passes
 from llmo.engine.ranks import Ranks, launched
@@ -77,6 +78,7 @@ class Replicas:
         own = copy.deepcopy(model)
         self.executor = make_executor(own, replicas, executor, frozen, self.device, self.single, self.ranks)
         self.layout = self.executor.layout
+        self._counted = sampled(self.layout.matrices).to(self.device)
         self.rows = make_rows(replicas, self.layout, self.device)
         self.states: list[State] = [None] * replicas  # type: ignore[list-item]
         self._soft_targets = SoftTargets(self.executor, self.device)

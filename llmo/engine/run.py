@@ -72,7 +72,8 @@ class Run(Replicas):
         state, vocabulary = self.states[row], self.config.vocab_size
         interval = draw_interval(row, state, steps[row], self.step_cost(row), self.default_rate(row), vocabulary)
         before = sampled(self.effective([row])[0]).clone()
-        return Lane(state, interval.to(self.device), before, self.has_own_adapter(row), self.layout.vectors)
+        own = self.has_own_adapter(row)
+        return Lane(state, interval.to(self.device), before, self._counted, own, self.layout.vectors)
 
     def _effective(self, lanes: Lanes) -> Tensor:
         """What the executor runs on, [n, P]: what is trained, or weights with the factors merged in."""

@@ -128,21 +128,32 @@ def _read(path: Path) -> Episode:
 
 
 def _groups(episodes: Sequence[Episode]) -> Iterator[list[Episode]]:
-    """Episodes that are re-executed together: of one environment, executor, shape and frozen base."""
+    """Episodes that are re-executed together: of one environment, executor, shape and frozen base.
 
-    def key(episode: Episode) -> tuple[str, str, bool, str, str]:
+    Members of one population lie beside each other; the same population may lie in another folder again.
+    """
+
+    def key(episode: Episode) -> tuple[str, str, bool, str, str, str]:
         job = episode.record.result.job
-        return job.env, job.executor, episode.itself, episode.shape, episode.base
+        folder = str(episode.path.parents[1]) if episode.itself else ""
+        return job.env, job.executor, episode.itself, episode.shape, episode.base, folder
 
     for (_, executor, *_), group in groupby(sorted(episodes, key=key), key):
-        by_job = {episode.record.result.job: episode for episode in group}
         most, alike = 1 if executor == "single" else TOGETHER, list[Episode]()
-        for unit in together(list(by_job)):
+        for unit in _units(list(group)):
             if alike and len(alike) + len(unit) > most:
                 yield alike
                 alike = []
-            alike += [by_job[job] for job in unit]
+            alike += unit
         yield alike
+
+
+def _units(episodes: Sequence[Episode]) -> list[list[Episode]]:
+    """Episodes with those of the same population."""
+    if not episodes[0].itself:
+        return [[episode] for episode in episodes]
+    by_job = {episode.record.result.job: episode for episode in episodes}
+    return [[by_job[job] for job in unit] for unit in together(list(by_job))]
 
 
 def _verdict(record: EpisodeRecord, again: EpisodeRecord) -> str:

@@ -61,9 +61,9 @@ def play(
     Returns:
         Their records, in order.
     """
-    alone = [job for job in jobs if player is None and population is None and _optimizer(job) is not None]
+    alone = [] if player or population else [job for job in jobs if _brings_optimizer(job)]
     if alone:
-        others = [job for job in jobs if job not in alone]
+        others = [job for job in jobs if not _brings_optimizer(job)]
         records = [_play_optimizer(job, on_step) for job in alone] + (play(others, on_step) if others else [])
         played = {record.result.job: record for record in records}
         return [played[job] for job in jobs]
@@ -98,17 +98,15 @@ def play(
     ]
 
 
-def _optimizer(job: Job) -> OptimizerAgent | None:
-    agent = catalog.make_agent(job.agent, **dict(job.parameters))
-    return agent if isinstance(agent, OptimizerAgent) else None
+def _brings_optimizer(job: Job) -> bool:
+    return issubclass(catalog.get("agents", job.agent), OptimizerAgent)
 
 
 def _play_optimizer(job: Job, on_step: Callable[[], None] | None) -> EpisodeRecord:
     """A job of an agent that brings an optimizer of its own, which trains one run by itself."""
     from llmo.evaluation.own_optimizer import OptimizerPopulation
 
-    agent, spec = _optimizer(job), env_spec(job.env)
-    assert agent is not None
+    agent, spec = catalog.make_agent(job.agent, **dict(job.parameters)), env_spec(job.env)
     start = spec.draw(job.split, job.index, job.budget).start
     population = OptimizerPopulation(spec, lambda parameters, rate: agent.optimizer(parameters, start, rate))
     return play([job], on_step, population=population)[0]
