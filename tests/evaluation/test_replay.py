@@ -9,6 +9,7 @@ from llmo.agent import Agent
 from llmo.cli import main
 from llmo.errors import LlmoError
 from llmo.evaluation.episodes import episode_file
+from llmo.evaluation.members import member_jobs
 from llmo.evaluation.replay import replay
 from llmo.evaluation.result import EpisodeRecord, Job
 from llmo.evaluation.rollout import play
@@ -135,3 +136,12 @@ def test_the_play_command_writes_what_replay_reads(tmp_path: Path, capsys: pytes
     (path,) = tmp_path.rglob("*.jsonl")
     alter(path, -1, spent_flops=1.0)
     assert main(["replay", str(tmp_path)]) == 1
+
+
+def test_a_population_that_lies_in_two_folders_is_replayed_twice(tmp_path: Path) -> None:
+    """Each with its own members; a schedule beside them, in both folders too."""
+    jobs = [*member_jobs("llmo/LanguageModel-v1", "train", 3, "pbt", budget=1.0), JOBS[4]]
+    for folder in ("one", "other"):
+        for record in [*play(jobs[:-1]), *play(jobs[-1:])]:
+            record.save(tmp_path / folder / episode_file(record.result.job))
+    assert [line.split()[:2] for line in replay(str(tmp_path))] == 2 * [["ok", "cosine"], *(8 * [["ok", "pbt"]])]
