@@ -133,13 +133,19 @@ def _costs(name: str, episodes: Episodes) -> dict[str, Any]:
 
 
 def _kind(name: str, played: Sequence[Result]) -> str:
-    """``search``, ``learned`` or ``rule``; an agent whose plug-in is not loaded counts as a rule unless it searched."""
+    """``search`` for what spends more than the budget, ``learned`` or ``rule``.
+
+    An agent whose plug-in is not loaded counts as a rule unless it looked ahead.
+    """
     if any(result.search_flops > 0 for result in played):
         return "search"
     try:
-        return "learned" if issubclass(catalog.get("agents", name), LearningAgent) else "rule"
+        kind = catalog.get("agents", name)
     except LlmoError:
         return "rule"
+    if kind.members * kind.share > 1:
+        return "search"
+    return "learned" if issubclass(kind, LearningAgent) else "rule"
 
 
 def _speedups(agents: Mapping[str, Episodes], instances: Instances, goal: Array) -> dict[str, dict[str, float]]:

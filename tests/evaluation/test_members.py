@@ -9,8 +9,9 @@ import pytest
 from llmo import catalog
 from llmo.errors import LlmoError
 from llmo.evaluation.members import best_of_members, member_jobs, together
-from llmo.evaluation.result import Job, Result, tuned_job
+from llmo.evaluation.result import EpisodeRecord, Job, Result, tuned_job
 from llmo.evaluation.rollout import chunks, play
+from llmo.evaluation.scores import score
 from llmo.mdp.population import Population
 from llmo.mdp.spec import env_spec
 
@@ -95,3 +96,12 @@ def test_the_virtual_best_plays_35_different_schedules() -> None:
     jobs = [dataclasses.replace(job, budget=0.5) for job in member_jobs(ENV, "train", index, "virtual_best")]
     assert len(jobs) == 35
     assert len({tuple(move.learning_rate for move in record.decisions) for record in play(jobs)}) == 35
+
+
+def test_who_spends_more_than_the_budget_is_no_rule() -> None:
+    kinds = {"constant": "rule", "random_search": "rule", "random_search_wall": "search", "virtual_best": "search"}
+    jobs = {name: member_jobs(ENV, "train", 3, name) for name in kinds}
+    records = [EpisodeRecord((), planted(job, 4.0)) for each in jobs.values() for job in each]
+    rows = score(records, "constant", "constant")["agents"]
+    assert {name: row["kind"] for name, row in rows.items()} == kinds
+    assert {name: row["flops"] for name, row in rows.items()} == {name: 9.0 * len(each) for name, each in jobs.items()}
