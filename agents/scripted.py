@@ -11,7 +11,7 @@ import numpy as np
 
 from llmo.errors import LlmoError
 from llmo.registry import agents
-from llmo.rules import Rule, View, share
+from llmo.rules import Rule, View, positive, share
 
 TURNS = {0.2: "rate_x0.2", 0.5: "rate_x0.5", 1.0: "rate_default", 2.0: "rate_x2", 5.0: "rate_x5"}
 """Rates, as multiples of the default, by the action that leads there from it."""
@@ -63,11 +63,8 @@ class Scripted(Rule[None]):
         spent = view.spent
         gap, worse = view.value("teacher_gap") / 5, view.value("best_gap") / 20
         passed = gap <= self.teacher_gap
-        wanted, rate = getattr(self, view.start), 10 ** view.value("base_rate")
-        early = spent < 0.1 and not math.isclose(rate, wanted, rel_tol=0.01)
-        turn = TURNS[wanted] if math.isclose(rate, 1, rel_tol=0.01) else "rate_default"
         moves = (
-            (turn, early, f"the rate is {rate:.2g} of the default, wanted is {wanted:g}"),
+            self.turn(view),
             ("rollback", worse > self.worse, f"the loss is {worse:.1%} above its best"),
             ("source_tracking", spent < 0.5, "nobody knows which source is clean"),
             ("distil_teacher", view.value("has_teacher") > 0 and not passed, f"the teacher is {gap:.1%} better"),
@@ -78,3 +75,56 @@ class Scripted(Rule[None]):
             if applies and view.allows(name):
                 return name, why
         return "keep", f"nothing to do at {spent:.0%} of the budget"
+
+    def turn(self, view: View) -> tuple[str, bool, str]:
+        """How the rate is turned: the action, whether it applies, and why."""
+        wanted, rate = getattr(self, view.start), 10 ** view.value("base_rate")
+        early = view.spent < 0.1 and not math.isclose(rate, wanted, rel_tol=0.01)
+        action = TURNS[wanted] if math.isclose(rate, 1, rel_tol=0.01) else "rate_default"
+        return action, early, f"the rate is {rate:.2g} of the default, wanted is {wanted:g}"
+
+
+@agents.register("update_ratio")
+class UpdateRatio(Scripted):
+    """The same with the rate turned until the weights change by a wanted share of their norm, as LARS does by layer.
+
+    You et al. (2017), "Large batch training of convolutional networks".
+
+    Args:
+        scratch: Wanted change from scratch, in one optimizer step, relative to the weights.
+        pretrained: The same from pre-trained weights.
+        turn_until: Share of the budget after which the rate is turned no more.
+        decay_from: See `Scripted`.
+        teacher_gap: See `Scripted`.
+        worse: See `Scripted`.
+    """
+
+    grid = {
+        "scratch": (0.005, 0.01, 0.015, 0.02, 0.03, 0.045, 0.06, 0.09, 0.15),
+        "pretrained": (0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05),
+        "turn_until": (0.1, 0.2, 0.3, 0.5, 0.8),
+        **{name: values for name, values in Scripted.grid.items() if name not in ("scratch", "pretrained")},
+    }
+
+    def __init__(
+        self,
+        scratch: float = 0.045,
+        pretrained: float = 0.015,
+        turn_until: float = 0.3,
+        decay_from: float = 0.8,
+        teacher_gap: float = -0.1,
+        worse: float = 0.005,
+    ) -> None:
+        super().__init__(decay_from, teacher_gap, worse)
+        self.scratch, self.pretrained = positive("scratch", scratch), positive("pretrained", pretrained)
+        self.turn_until = share("turn_until", turn_until)
+
+    def turn(self, view: View) -> tuple[str, bool, str]:
+        """See `Scripted.turn`; the default rate first, then towards the wanted change by the nearest turn there is."""
+        rate, ratio, wanted = 10 ** view.value("base_rate"), view.value("update_ratio"), getattr(self, view.start)
+        if not ratio:
+            return "rate_default", view.spent < 0.1 and not math.isclose(rate, 1, rel_tol=0.01), "nothing is measured"
+        change = 10 ** (ratio - 2)
+        factor = min(TURNS, key=lambda turn: abs(math.log(turn * change / wanted)))
+        why = f"the weights change by {change:.2%} in a step, wanted are {wanted:.2%}"
+        return TURNS[factor], factor != 1 and view.spent < self.turn_until, why

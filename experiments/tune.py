@@ -8,8 +8,9 @@ from __future__ import annotations
 import inspect
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from llmo import catalog
 from llmo.catalog.tuned import FILE, everything, reference_rule
@@ -59,6 +60,7 @@ def tune(
     agents: list[str] | None = None,
     env: str = "llmo/LanguageModel-v1",
     workers: str | int = "processes",
+    executor: Literal["batched", "compiled"] = "batched",
     ship: bool = False,
     resume: bool = False,
 ) -> None:
@@ -70,6 +72,7 @@ def tune(
         agents: Which rules; all that have a grid by default.
         env: Registered name of the environment.
         workers: ``0`` for this process, ``N`` or ``processes:N``, ``processes`` for one a core, ``ray`` or ``ray:N``.
+        executor: ``compiled`` plays faster, after a minute of compiling for each model shape.
         ship: Whether to write them into `agents/tuned.json` too; needs all rules.
         resume: Whether to continue in a folder that has episodes already.
     """
@@ -86,7 +89,7 @@ def tune(
     found = find_workers(workers)
     env_spec(env)
     with RunDir(out, resume) as run:
-        result = search_rules(run.path, classes, env, instances, found)
+        result = search_rules(run.path, classes, env, instances, found, executor)
         result["command"] = command("tune", tune, given)
         write_text_atomic(out / "tuned.json", json.dumps(result, indent=1) + "\n")
         if ship:
@@ -94,7 +97,14 @@ def tune(
     print(table(result))
 
 
-def search_rules(folder: Path, classes: dict[str, type[Any]], env: str, count: int, workers: Workers) -> dict[str, Any]:
+def search_rules(
+    folder: Path,
+    classes: dict[str, type[Any]],
+    env: str,
+    count: int,
+    workers: Workers,
+    executor: Literal["batched", "compiled"] = "batched",
+) -> dict[str, Any]:
     """Tune some rules.
 
     Args:
@@ -103,6 +113,7 @@ def search_rules(folder: Path, classes: dict[str, type[Any]], env: str, count: i
         env: Registered name of the environment.
         count: How many train instances.
         workers: Who plays.
+        executor: How.
 
     Returns:
         The content of `tuned.json`.
@@ -118,10 +129,11 @@ def search_rules(folder: Path, classes: dict[str, type[Any]], env: str, count: i
     steps: dict[str, int] = dict.fromkeys((*classes, BASE[0]), 0)
 
     def play(jobs: list[Job]) -> dict[Job, float]:
-        records = play_all(jobs, folder / "episodes", workers, what="tuning", place=episode_file)
+        played = [replace(job, executor=executor) for job in jobs]
+        records = play_all(played, folder / "episodes", workers, what="tuning", place=episode_file)
         for record in records:
             steps[record.result.job.agent] += len(record.decisions)
-        return {record.result.job: record.result.validation_loss for record in records}
+        return {job: record.result.validation_loss for job, record in zip(jobs, records, strict=True)}
 
     searches = {name: search(name, agent.grid, defaults(agent), instances) for name, agent in classes.items()}
     found, losses = search_all(searches, play)

@@ -19,7 +19,7 @@ ENV = "llmo/LanguageModel-v0"
 SPACE = env_spec(ENV).space
 RULES = (
     "keep", "random", "constant", "cosine", "linear", "step", "wsd", "plateau", "curriculum", "reflection",
-    "explore_then_commit", "tracking", "bandit", "scripted",
+    "explore_then_commit", "tracking", "bandit", "scripted", "update_ratio",
 )  # fmt: skip
 SMALL = (0, 37)
 """Two train instances of the lowest budget, one from scratch, one pre-trained."""
@@ -249,3 +249,16 @@ def test_scripted_goes_to_its_rate_in_the_first_tenth(pretrained: float, drawn: 
 def test_scripted_refuses_a_rate_that_no_action_leads_to() -> None:
     with pytest.raises(LlmoError, match="scratch"):
         catalog.make_agent("scripted", scratch=0.3)
+
+
+@pytest.mark.parametrize(
+    ("change", "move"),
+    [(0.0015, "rate_x5"), (0.007, "rate_x2"), (0.012, "source_tracking"), (0.03, "rate_x0.5"), (0.1, "rate_x0.2")],
+)
+def test_the_update_ratio_is_turned_to_what_is_wanted(change: float, move: str) -> None:
+    """A rate in proportion to the change: the nearest turn that there is, none within a factor of 1.4."""
+    player = Player("update_ratio", pretrained=0.01)
+    seen = {"pretrained": 1, "base_rate": -0.7, "update_ratio": np.log10(change) + 2}
+    assert player.act(spent=-0.7, **seen) == move
+    assert player.act(spent=-0.2, **seen) == "source_tracking"
+    assert Player("update_ratio").act(spent=-1, pretrained=1, base_rate=-0.7) == "rate_default"
