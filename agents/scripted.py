@@ -93,6 +93,8 @@ class UpdateRatio(Scripted):
     Args:
         scratch: Wanted change from scratch, in one optimizer step, relative to the weights.
         pretrained: The same from pre-trained weights.
+        first: Wanted change in the first step, in multiples of that: before any step, Adam moves every weight by the
+            rate, and later by less.
         turn_until: Share of the budget after which the rate is turned no more.
         decay_from: See `Scripted`.
         teacher_gap: See `Scripted`.
@@ -102,7 +104,8 @@ class UpdateRatio(Scripted):
     grid = {
         "scratch": (0.005, 0.01, 0.015, 0.02, 0.03, 0.045, 0.06, 0.09, 0.15),
         "pretrained": (0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05),
-        "turn_until": (0.1, 0.2, 0.3, 0.5, 0.8),
+        "first": (0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
+        "turn_until": (0.0, 0.1, 0.2, 0.3, 0.5, 0.8),
         **{name: values for name, values in Scripted.grid.items() if name not in ("scratch", "pretrained")},
     }
 
@@ -110,6 +113,7 @@ class UpdateRatio(Scripted):
         self,
         scratch: float = 0.045,
         pretrained: float = 0.015,
+        first: float = 4.0,
         turn_until: float = 0.3,
         decay_from: float = 0.8,
         teacher_gap: float = -0.1,
@@ -117,14 +121,16 @@ class UpdateRatio(Scripted):
     ) -> None:
         super().__init__(decay_from, teacher_gap, worse)
         self.scratch, self.pretrained = positive("scratch", scratch), positive("pretrained", pretrained)
-        self.turn_until = share("turn_until", turn_until)
+        self.first, self.turn_until = positive("first", first), share("turn_until", turn_until)
 
     def turn(self, view: View) -> tuple[str, bool, str]:
-        """See `Scripted.turn`; the default rate first, then towards the wanted change by the nearest turn there is."""
+        """See `Scripted.turn`: to the rate that an action leads to and that is nearest to what is wanted."""
         rate, ratio, wanted = 10 ** view.value("base_rate"), view.value("update_ratio"), getattr(self, view.start)
+        untrained = not view.value("step_share")
         if not ratio:
-            return "rate_default", view.spent < 0.1 and not math.isclose(rate, 1, rel_tol=0.01), "nothing is measured"
-        change = 10 ** (ratio - 2)
-        factor = min(TURNS, key=lambda turn: abs(math.log(turn * change / wanted)))
+            return "rate_default", untrained and not math.isclose(rate, 1, rel_tol=0.01), "nothing is measured"
+        change, wanted = 10 ** (ratio - 2), wanted * (self.first if untrained else 1)
+        factors = {"rate_default": 1 / rate, **{name: turn for turn, name in TURNS.items() if turn != 1}, "keep": 1.0}
+        action = min(filter(view.allows, factors), key=lambda name: abs(math.log(factors[name] * change / wanted)))
         why = f"the weights change by {change:.2%} in a step, wanted are {wanted:.2%}"
-        return TURNS[factor], factor != 1 and view.spent < self.turn_until, why
+        return action, action != "keep" and (untrained or view.spent < self.turn_until), why

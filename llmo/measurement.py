@@ -32,7 +32,7 @@ class Measurement:
         momentum_cosine: Cosine of the last gradient and the first moment, -1 to 1.
         gradient_cosine: Cosine of the last two mini-batch gradients, -1 to 1; low means noise dominates.
         update_ratio: Norm of the interval's change of the matrices, adapter merged, over their norm; gains and biases
-            have scales of their own.
+            have scales of their own. Before any step, what Adam's first one will change; 0 where an adapter is trained.
         learning_rate: Rate of the last optimizer step.
         teacher_loss: Validation loss of the external teacher; NaN without one.
         diverged: Whether a loss or gradient was NaN or Inf.

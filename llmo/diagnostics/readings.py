@@ -125,11 +125,11 @@ def gradient_noise(h: History) -> float:
 def update_ratio(h: History) -> float:
     """Norm of the last change of the matrices over their own, as a power of ten; 0 for a hundredth in one step.
 
-    Many steps count as a random walk: by the root of their number.
+    Many steps count as a random walk: by the root of their number. Before any, it is what the first will change.
     """
-    if not h.last.optimizer_steps:
+    if not h.last.update_ratio:
         return 0.0
-    return math.log10(max(h.last.update_ratio / math.sqrt(h.last.optimizer_steps), 1e-6)) + 2
+    return math.log10(max(h.last.update_ratio / math.sqrt(max(1, h.last.optimizer_steps)), 1e-6)) + 2
 
 
 def ratio_rank(h: History) -> float:

@@ -161,11 +161,24 @@ class Run(Replicas):
             state.best_loss = state.loss
             state.best_state = (state.hyperparameters, state.adapter, state.rank)
             self.rows[row].keep_best()
+        if not sums.steps:
+            sums.update_ratio = self._first_change(row)
         seen = sums.source_count > 0
         state.source_loss[seen] = sums.source_loss[seen] / sums.source_count[seen]
         if state.hyperparameters.mixing == "tracking" and sums.steps and not state.diverged:
             state.mixture = tracking_mixture(state.mixture, state.source_loss, state.loss)
         return measurement(state, sums)
+
+    def _first_change(self, row: int) -> float:
+        """How much Adam's first step will change the matrices, relative to their norm; 0 where an adapter is trained.
+
+        Every number moves by the rate then (Kingma and Ba 2015, section 2.1).
+        """
+        state, vectors = self.states[row], self.layout.vectors
+        scale = vectors.norm(sampled(self.effective([row])[0]) * self._counted).item()
+        if state.rank or not scale > 0:
+            return 0.0
+        return state.hyperparameters.learning_rate * vectors.norm(self._counted).item() / scale
 
     def _score(self, row: int, weights: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
         """Mean losses [n] of weights [n, P] on sequences [n, V, T], of the kind of task and batch that a row has."""

@@ -257,8 +257,16 @@ def test_scripted_refuses_a_rate_that_no_action_leads_to() -> None:
 )
 def test_the_update_ratio_is_turned_to_what_is_wanted(change: float, move: str) -> None:
     """A rate in proportion to the change: the nearest turn that there is, none within a factor of 1.4."""
-    player = Player("update_ratio", pretrained=0.01)
-    seen = {"pretrained": 1, "base_rate": -0.7, "update_ratio": np.log10(change) + 2}
-    assert player.act(spent=-0.7, **seen) == move
-    assert player.act(spent=-0.2, **seen) == "source_tracking"
+    seen = {"pretrained": 1, "base_rate": -2, "update_ratio": np.log10(change) + 2}
+    player = Player("update_ratio", pretrained=0.01, turn_until=0.3)
+    assert player.act(spent=-0.7, step_share=0.5, **seen) == move
+    assert player.act(spent=-0.2, step_share=0.5, **seen) == "source_tracking"
+    seen["update_ratio"] += np.log10(4)
+    assert Player("update_ratio", pretrained=0.01, first=4.0).act(spent=-1, **seen) == move
+
+
+def test_the_update_ratio_is_turned_by_way_of_the_default_where_that_is_nearer() -> None:
+    """A drawn rate of 30 times the default, at which weights change 30 times as much as wanted."""
+    player = Player("update_ratio", pretrained=0.01, first=1.0)
+    assert player.act(spent=-1, pretrained=1, base_rate=np.log10(30), update_ratio=np.log10(0.3) + 2) == "rate_default"
     assert Player("update_ratio").act(spent=-1, pretrained=1, base_rate=-0.7) == "rate_default"

@@ -215,6 +215,19 @@ def test_cosines_are_those_of_the_last_gradients(make_problem: MakeProblem) -> N
     assert measured.update_ratio < 1e-9
 
 
+def test_how_much_the_first_step_changes_is_known_before_it(make_problem: MakeProblem) -> None:
+    """Of torch's own matrices; embeddings of tokens that the batch lacks stay where they are, so a little less."""
+    problem = make_problem(interval=1, learning_rate=1e-4)
+    run = Run(build_model(SHAPE, 0), 1)
+    run.load(0, problem)
+    before = run.evaluate([0])[0].update_ratio
+    matrices = [parameter for parameter in build_model(SHAPE, 0).parameters() if parameter.ndim == 2]
+    numbers = torch.cat([matrix.detach().flatten() for matrix in matrices])
+    assert before == pytest.approx(1e-4 / numbers.square().mean().sqrt().item(), rel=1e-4)
+    run.train([0])
+    assert 0.7 * before < run.evaluate([0])[0].update_ratio < 1.01 * before
+
+
 def plain_gradient(problem: Problem, cursor: int) -> torch.Tensor:
     """The clipped gradient of one batch at the starting weights, by the plain model."""
     model = build_model(SHAPE, 0)
