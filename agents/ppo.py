@@ -23,7 +23,6 @@ from llmo.registry import agents
 if TYPE_CHECKING:
     from sb3_contrib import MaskablePPO
     from stable_baselines3.common.vec_env import VecEnv
-    from torch import nn
 
     from llmo.evaluation.demonstrations import Demonstrations
     from llmo.run_dir import RunDir
@@ -69,7 +68,9 @@ class Ppo(LearningAgent):
         hidden = stored.settings.get("hidden")
         if not (isinstance(hidden, list) and 0 < len(hidden) <= 8 and all(width in range(1, 4097) for width in hidden)):
             raise LlmoError("hidden of policy", hidden, "a list of 1 to 8 widths from 1 to 4096")
-        self._actor = _actor(space, hidden)
+        from llmo.evaluation.actor_critic import Actor
+
+        self._actor = Actor(space.features, space.actions, hidden)
         try:
             self._actor.load_state_dict(stored.tensors)
         except RuntimeError as error:
@@ -124,7 +125,7 @@ class Ppo(LearningAgent):
         from llmo.evaluation.learning import Recorder, imitate, load_checkpoint, save_checkpoint
 
         self.space = space
-        model = _model(env, len(space.features), seed, rate)
+        model = _model(env, space, seed, rate)
         updates = -(-steps // (ROLLOUT * env.num_envs))
         done = load_checkpoint(model, run)
         if not done and demonstrations is not None:
@@ -139,10 +140,7 @@ class Ppo(LearningAgent):
             count = min(EVERY, updates - first)
             model.learn(count * ROLLOUT * env.num_envs, callback=recorder, reset_num_timesteps=False)
             save_checkpoint(model, run, first + count)
-        self._actor = _actor(space, HIDDEN)
-        learned = [*model.policy.mlp_extractor.policy_net.parameters(), *model.policy.action_net.parameters()]
-        for ours, theirs in zip(self._actor.parameters(), learned, strict=True):
-            ours.data.copy_(theirs.data)
+        self._actor = model.policy.actor()  # type: ignore[operator]
 
     def save(self, folder: Path, card: dict[str, Any]) -> None:
         """Write the policy as safetensors and JSON, with a card that says how it was learned."""
@@ -173,21 +171,16 @@ class ShuffledPpo(Ppo):
         return super().act(np.stack(shuffled), mask, episode_start)
 
 
-def _actor(space: Space, hidden: Sequence[int]) -> nn.Sequential:
-    """Features [n, F] to logits of the actions [n, A], of the shape that learning uses."""
-    from torch import nn
-
-    from llmo.evaluation.learning import hidden_layers
-
-    return nn.Sequential(*hidden_layers(len(space.features), hidden), nn.Linear(hidden[-1], len(space.actions)))
-
-
-def _model(env: VecEnv, seen: int, seed: int, rate: float) -> MaskablePPO:
+def _model(env: VecEnv, space: Space, seed: int, rate: float) -> MaskablePPO:
     from sb3_contrib import MaskablePPO
     from stable_baselines3.common.logger import Logger
 
-    from llmo.evaluation.learning import AsymmetricPolicy
+    from llmo.evaluation.actor_critic import AsymmetricPolicy
+    from llmo.mdp.privileged import PRIVILEGED
 
+    seen, shape = len(space.features), env.observation_space.shape
+    assert shape is not None
+    names = (*space.features, *PRIVILEGED)[: shape[0]]
     model = MaskablePPO(
         AsymmetricPolicy,
         env,
@@ -198,7 +191,7 @@ def _model(env: VecEnv, seen: int, seed: int, rate: float) -> MaskablePPO:
         gamma=1.0,
         gae_lambda=GAE_LAMBDA,
         ent_coef=ENTROPY,
-        policy_kwargs={"net_arch": list(HIDDEN), "seen": seen},
+        policy_kwargs={"net_arch": list(HIDDEN), "features": names, "seen": seen, "actions": space.actions},
         seed=seed,
         device="cpu",
     )

@@ -1,18 +1,16 @@
-"""What learning with stable-baselines3 needs besides: a policy, imitation, checkpoints without pickle, a record."""
+"""What learning with stable-baselines3 needs besides: imitation, checkpoints without pickle, a record."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from sb3_contrib.common.maskable.policies import MaskableActorCriticPolicy
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
-from torch import Tensor, nn
 
 from llmo.evaluation.demonstrations import Demonstrations
 from llmo.run_dir import RunDir
@@ -22,62 +20,6 @@ STEPS, BATCH, RATE = 700, 256, 1e-3
 RANDOM_SHARE = 0.1
 """Share of the probability that imitation spreads over all allowed actions, so that every action will be tried."""
 CLIP_NORM = 0.5
-
-
-class Towers(nn.Module):
-    """Hidden layers of actor and critic, apart: the actor reads the first features only, the critic all of them.
-
-    Args:
-        features: What the critic reads.
-        seen: How many of them the actor reads.
-        hidden: Widths of the layers, tanh.
-    """
-
-    def __init__(self, features: int, seen: int, hidden: Sequence[int]) -> None:
-        super().__init__()
-        self.seen = seen
-        self.policy_net, self.value_net = hidden_layers(seen, hidden), hidden_layers(features, hidden)
-        self.latent_dim_pi = self.latent_dim_vf = hidden[-1]
-
-    def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Of actor and critic."""
-        return self.forward_actor(features), self.forward_critic(features)
-
-    def forward_actor(self, features: Tensor) -> Tensor:
-        """Of the actor."""
-        result: Tensor = self.policy_net(features[:, : self.seen])
-        return result
-
-    def forward_critic(self, features: Tensor) -> Tensor:
-        """Of the critic."""
-        result: Tensor = self.value_net(features)
-        return result
-
-
-def hidden_layers(inputs: int, hidden: Sequence[int]) -> nn.Sequential:
-    """Linear layers of some widths, each with tanh."""
-    layers: list[nn.Module] = []
-    for width in hidden:
-        layers += [nn.Linear(inputs, width), nn.Tanh()]
-        inputs = width
-    return nn.Sequential(*layers)
-
-
-class AsymmetricPolicy(MaskableActorCriticPolicy):
-    """Masked actions; the critic also sees what the actor must not (Pinto et al. 2018).
-
-    Args:
-        seen: How many features of an observation the actor reads.
-    """
-
-    def __init__(self, *arguments: Any, seen: int, **parameters: Any) -> None:
-        self.seen = seen
-        super().__init__(*arguments, **parameters)
-
-    def _build_mlp_extractor(self) -> None:
-        widths: Any = self.net_arch
-        # SB3 expects an `MlpExtractor`, and asks for nothing that `Towers` has not.
-        self.mlp_extractor: Any = Towers(self.features_dim, self.seen, widths)
 
 
 def imitate(policy: Any, moves: Demonstrations) -> None:
