@@ -1,9 +1,9 @@
 """The learned policy: PPO (Schulman et al. 2017) with masked actions (Huang and Ontanon 2022), by sb3-contrib.
 
-It begins by imitating a scripted teacher; its critic may see more than the policy itself. The discount is 1, since
-gains add up to the whole gain of an episode only then. Learning stops and continues at checkpoints, every `EVERY`
-updates: there the environments begin anew and every random stream is seeded from the number of the update, so a resumed
-run gives the same policy as one that never stopped.
+It begins by imitating a scripted teacher; its critic may see more than the policy itself. Gains add up to the whole
+gain of an episode at a discount of 1 only. Learning stops and continues at checkpoints, every `EVERY` updates: there
+the environments begin anew and every random stream is seeded from the number of the update, so a resumed run gives the
+same policy as one that never stopped.
 """
 
 from __future__ import annotations
@@ -106,6 +106,7 @@ class Ppo(LearningAgent):
         on_update: Callable[[dict[str, Any]], None],
         *,
         seed: int = 0,
+        gamma: float = 1.0,
         rate: float = 1e-3,
     ) -> None:
         """Learn a policy; continues from the newest checkpoint of the run folder.
@@ -118,6 +119,7 @@ class Ppo(LearningAgent):
             demonstrations: Moves to imitate first; a run that is continued has done so.
             on_update: Called after every update with its line of the record, to which it may add.
             seed: Of everything random.
+            gamma: Discount.
             rate: Learning rate of Adam.
         """
         from stable_baselines3.common.utils import set_random_seed
@@ -125,7 +127,7 @@ class Ppo(LearningAgent):
         from llmo.evaluation.learning import Recorder, imitate, load_checkpoint, save_checkpoint
 
         self.space = space
-        model = _model(env, space, seed, rate)
+        model = _model(env, space, seed, gamma, rate)
         updates = -(-steps // (ROLLOUT * env.num_envs))
         done = load_checkpoint(model, run)
         if not done and demonstrations is not None:
@@ -171,7 +173,7 @@ class ShuffledPpo(Ppo):
         return super().act(np.stack(shuffled), mask, episode_start)
 
 
-def _model(env: VecEnv, space: Space, seed: int, rate: float) -> MaskablePPO:
+def _model(env: VecEnv, space: Space, seed: int, gamma: float, rate: float) -> MaskablePPO:
     from sb3_contrib import MaskablePPO
     from stable_baselines3.common.logger import Logger
 
@@ -188,7 +190,7 @@ def _model(env: VecEnv, space: Space, seed: int, rate: float) -> MaskablePPO:
         n_steps=ROLLOUT,
         batch_size=256,
         n_epochs=EPOCHS,
-        gamma=1.0,
+        gamma=gamma,
         gae_lambda=GAE_LAMBDA,
         ent_coef=ENTROPY,
         policy_kwargs={"net_arch": list(HIDDEN), "features": names, "seen": seen, "actions": space.actions},

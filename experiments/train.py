@@ -40,6 +40,7 @@ class Settings:
     reward: str
     replicas: int
     executor: str
+    gamma: float
 
 
 @experiments.register("train")
@@ -52,6 +53,7 @@ def train(
     teacher: str = "scripted",
     demonstrations: int = 1024,
     reward: str = "relative",
+    gamma: float = 1.0,
     replicas: int = 64,
     workers: str | int = "processes",
     executor: Literal["batched", "compiled"] | None = None,
@@ -69,6 +71,7 @@ def train(
         teacher: Agent that is imitated first.
         demonstrations: How many train instances the teacher plays, which are learned on; 0 learns from nothing, on all.
         reward: ``gain``, ``relative`` (less what the teacher gained, or without one the reference rule) or ``final``.
+        gamma: Discount of rewards, above 0 and at most 1.
         replicas: Training runs side by side, shared evenly by the workers.
         workers: ``0`` for this process, ``N`` or ``processes:N``, ``processes`` for one a core, ``ray`` or ``ray:N``.
         executor: ``compiled`` trains the runs faster, after a minute of compiling; by default where that is paid back.
@@ -94,11 +97,13 @@ def train(
         raise LlmoError("agent", agent, "one that learns, such as ppo")
     valid_teacher(teacher)
     valid_reward(reward)
+    if not 0 < gamma <= 1:
+        raise LlmoError("gamma", gamma, "above 0 and at most 1")
     valid_device(device)
     found = find_workers(workers, replicas)
     with RunDir(out, resume) as run:
         chosen = executor or run.settled("executor") or population_executor(steps)
-        settings = Settings(env, agent, seed, teacher, demonstrations, reward, replicas, chosen)
+        settings = Settings(env, agent, seed, teacher, demonstrations, reward, replicas, chosen, gamma)
         run.settle(asdict(settings))
         _learn(learner, run, settings, steps, found, device)
         learner.save(run.path / "policy", _card(settings, run.path))
@@ -143,7 +148,7 @@ def _learn(learner: LearningAgent, run: RunDir, settings: Settings, steps: int, 
             progress.advance(line["env_steps"] - progress.done, ", ".join(notes))
 
         space = env_spec(settings.env).space
-        learner.learn(space, venv, steps, run, moves, on_update, seed=settings.seed)
+        learner.learn(space, venv, steps, run, moves, on_update, seed=settings.seed, gamma=settings.gamma)
     writer.close()
 
 

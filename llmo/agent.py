@@ -195,6 +195,7 @@ class LearningAgent(Agent):
         on_update: Callable[[dict[str, Any]], None],
         *,
         seed: int = 0,
+        gamma: float = 1.0,
     ) -> None:
         """Learn from environments; continues from the newest checkpoint of the run folder.
 
@@ -206,6 +207,7 @@ class LearningAgent(Agent):
             demonstrations: Moves to imitate first, or None.
             on_update: Called after every update with its line of the record.
             seed: Of everything random.
+            gamma: Discount of rewards, in an environment step; above 0, at most 1.
         """
 
     @abstractmethod

@@ -48,6 +48,26 @@ class Identity(gymnasium.Env[np.ndarray, np.int64]):
         return np.array([True, True, True, False])
 
 
+class Patience(Identity):
+    """What the first step of an episode does pays: `keep` a little at once, `left` twice as much at the end."""
+
+    def _observe(self) -> np.ndarray:
+        return np.eye(4, dtype=np.float32)[int(self.steps > 0)]
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[np.ndarray, dict[str, Any]]:
+        super(Identity, self).reset(seed=seed)
+        self.steps = 0
+        return self._observe(), {}
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        if not self.steps:
+            self.first = int(action)
+        self.steps += 1
+        done = self.steps == 4
+        reward = 0.5 * (self.steps == 1 and self.first == 0) + 1.0 * (done and self.first == 1)
+        return self._observe(), reward, done, False, {}
+
+
 def learned(
     folder: Path,
     updates: int,
@@ -140,6 +160,13 @@ def test_the_critic_sees_more_than_the_actor(tmp_path: Path) -> None:
     # What is left of an episode follows from the step's number alone.
     value = checkpoint.tensors["policy/mlp_extractor.value_net.0.weight"][:, 4].norm()
     assert value > 0.5
+
+
+@pytest.mark.parametrize(("gamma", "first"), [(1.0, 1), (0.5, 0)])
+def test_a_discount_makes_it_impatient(tmp_path: Path, gamma: float, first: int) -> None:
+    """Twice as much three steps later is more than half at once, unless it is halved with every step."""
+    agent = learned(tmp_path / "run", 15, env=Patience, rate=3e-3, gamma=gamma)
+    assert best_actions(agent, tmp_path / "policy")[0] == first
 
 
 def test_a_resumed_run_gives_the_same_policy(tmp_path: Path) -> None:

@@ -87,6 +87,7 @@ def test_without_steps_the_policy_only_imitates(tmp_path: Path) -> None:
         (["--teacher", "scriptd"], "did you mean 'scripted'"),
         (["--agent", "keep"], "one that learns"),
         (["--steps", "-1"], "at least 0"),
+        (["--gamma", "1.1"], "at most 1"),
         (["--replicas", "3", "--workers", "2"], "multiple"),
         ([], "--resume"),
     ],
