@@ -1,6 +1,6 @@
-"""A scripted teacher that plays the menu: the decisions that usually pay, in the order in which they pay.
+"""Scripted players of the menu: the decisions that usually pay, in the order in which they pay.
 
-It is what `ppo` imitates before it learns on its own, and a rule like any other.
+`update_ratio`, the best of all tuned rules, is what `ppo` imitates before it learns on its own.
 """
 
 from __future__ import annotations
@@ -111,13 +111,13 @@ class UpdateRatio(Scripted):
 
     def __init__(
         self,
-        scratch: float = 0.045,
+        scratch: float = 0.06,
         pretrained: float = 0.015,
-        first: float = 4.0,
-        turn_until: float = 0.3,
-        decay_from: float = 0.8,
-        teacher_gap: float = -0.1,
-        worse: float = 0.005,
+        first: float = 1.0,
+        turn_until: float = 0.2,
+        decay_from: float = 1.0,
+        teacher_gap: float = 0.0,
+        worse: float = 0.02,
     ) -> None:
         super().__init__(decay_from, teacher_gap, worse)
         self.scratch, self.pretrained = positive("scratch", scratch), positive("pretrained", pretrained)

@@ -50,7 +50,7 @@ def train(
     steps: int = 100_000,
     out: Path = Path("runs/train"),
     seed: int = 0,
-    teacher: str = "scripted",
+    teacher: str = "update_ratio",
     demonstrations: int = 1024,
     reward: str = "relative",
     gamma: float = 1.0,
