@@ -46,8 +46,10 @@ class Ppo(LearningAgent):
     """The policy that PPO has learned; it takes the action that it finds likeliest to be best.
 
     Args:
-        policy: Folder that `llmo train` wrote.
+        policy: Folder that `llmo train` wrote; by default that of the shipped policy.
     """
+
+    shipped = Path(__file__).parent / "trained" / "ppo"
 
     def __init__(self, policy: str = "") -> None:
         self.policy = policy
@@ -56,25 +58,26 @@ class Ppo(LearningAgent):
         """Load the policy.
 
         Raises:
-            LlmoError: There is none in the folder, or it was learned with other actions or features.
+            LlmoError: There is none in the folder, or it was learned with fewer actions or other features.
         """
-        super().bind(space)
-        if not self.policy:
-            raise LlmoError("policy of ppo", self.policy, "a folder that `llmo train` wrote, given by --policy")
-        stored = load_policy(self.policy)
-        for what, mine in (("actions", space.actions), ("features", space.features)):
-            if tuple(stored.settings.get(what, ())) != mine:
-                raise LlmoError("policy", self.policy, f"one learned with the {what} of this version")
-        hidden = stored.settings.get("hidden")
-        if not (isinstance(hidden, list) and 0 < len(hidden) <= 8 and all(width in range(1, 4097) for width in hidden)):
-            raise LlmoError("hidden of policy", hidden, "a list of 1 to 8 widths from 1 to 4096")
         from llmo.evaluation.actor_critic import Actor
 
-        self._actor = Actor(space.features, space.actions, hidden)
+        super().bind(space)
+        folder = self.policy or str(self.shipped)
+        stored = load_policy(folder)
+        actions, features, hidden = (stored.settings.get(name, ()) for name in ("actions", "features", "hidden"))
+        if features != list(space.features):
+            raise LlmoError("policy", folder, "one learned with the features of this version")
+        if not (isinstance(actions, list) and all(action in actions for action in space.actions)):
+            raise LlmoError("policy", folder, "one learned with all actions of the menu")
+        if not (isinstance(hidden, list) and 0 < len(hidden) <= 8 and all(width in range(1, 4097) for width in hidden)):
+            raise LlmoError("hidden of policy", hidden, "a list of 1 to 8 widths from 1 to 4096")
+        self._actor = Actor(features, actions, hidden)
+        self._menu = [actions.index(action) for action in space.actions]
         try:
             self._actor.load_state_dict(stored.tensors)
         except RuntimeError as error:
-            raise LlmoError("policy", self.policy, "one whose weights fit its settings") from error
+            raise LlmoError("policy", folder, "one whose weights fit its settings") from error
 
     def act(
         self, observation: NDArray[np.float32], mask: NDArray[np.bool_], episode_start: NDArray[np.bool_]
@@ -84,7 +87,7 @@ class Ppo(LearningAgent):
 
         # One run at a time: a batched product may round differently, and a run must not depend on its neighbours.
         with torch.no_grad():
-            logits = torch.cat([self._actor(row[None]) for row in torch.from_numpy(observation)])
+            logits = torch.cat([self._actor(row[None])[:, self._menu] for row in torch.from_numpy(observation)])
         self._probabilities = logits.masked_fill(~torch.from_numpy(mask), -torch.inf).softmax(1).numpy()
         return self._probabilities.argmax(1).astype(np.int64)
 
@@ -142,7 +145,7 @@ class Ppo(LearningAgent):
             count = min(EVERY, updates - first)
             model.learn(count * ROLLOUT * env.num_envs, callback=recorder, reset_num_timesteps=False)
             save_checkpoint(model, run, first + count)
-        self._actor = model.policy.actor()  # type: ignore[operator]
+        self._actor, self._menu = model.policy.actor(), list(range(len(space.actions)))  # type: ignore[operator]
 
     def save(self, folder: Path, card: dict[str, Any]) -> None:
         """Write the policy as safetensors and JSON, with a card that says how it was learned."""

@@ -15,7 +15,7 @@ from llmo.errors import LlmoError, at_least
 from llmo.registry import experiments
 
 if TYPE_CHECKING:
-    from llmo.agent import Agent
+    from llmo.agent import Agent, LearningAgent, Space
     from llmo.evaluation.result import Job
 
 SPEEDUP_BUDGETS = (1 / 1.25, 1 / 1.5, 1 / 2, 1 / 3, 1 / 4)
@@ -41,9 +41,10 @@ def benchmark(
 
     Args:
         env: Registered name of the environment.
-        agents: Registered names; by default every rule, and `ppo` where a policy is given; not what plays several
-            runs of an instance, looks ahead, brings an optimizer, or is a control.
-        policy: Folders of policies that learned agents play; several are the seeds of a training.
+        agents: Registered names; by default every rule and learned agent; not what plays several runs of an
+            instance, looks ahead, brings an optimizer, or is a control.
+        policy: Folders of policies that learned agents play, several for the seeds of a training; by default the one
+            that comes with the agent.
         instances: How many.
         split: ``train``, ``dev`` or ``test``.
         first: Index of the first instance.
@@ -89,20 +90,32 @@ def _names(env: str, asked: list[str] | None, learned: bool) -> list[str]:
     """The reference and the agents to compare."""
     from llmo import catalog
     from llmo.catalog.tuned import reference_rule
+    from llmo.mdp.spec import env_spec
 
     if asked is None:
         catalog.load("agents")
         registry = catalog.KINDS["agents"]
         classes = {name: registry.get(name) for name in registry.names()}
-        asked = [name for name, kind in classes.items() if _plays_by_default(kind, learned)]
+        space = env_spec(env).space
+        asked = [name for name, kind in classes.items() if _plays_by_default(kind, space, learned)]
     return list(dict.fromkeys([reference_rule(env), *asked]))
 
 
-def _plays_by_default(kind: type[Agent], learned: bool) -> bool:
+def _plays_by_default(kind: type[Agent], space: Space, learned: bool) -> bool:
     from llmo.agent import LearningAgent, OptimizerAgent
 
-    costly = kind.search or kind.members > 1 or issubclass(kind, OptimizerAgent)
-    return not costly and not kind.control and (learned or not issubclass(kind, LearningAgent))
+    if kind.search or kind.members > 1 or kind.control or issubclass(kind, OptimizerAgent):
+        return False
+    return not issubclass(kind, LearningAgent) or learned or _knows(kind, space)
+
+
+def _knows(kind: type[LearningAgent], space: Space) -> bool:
+    """Whether the policy that comes with a learned agent, if one does, plays such environments."""
+    try:
+        kind().bind(space)
+    except LlmoError:
+        return False
+    return True
 
 
 def _jobs(
@@ -111,7 +124,7 @@ def _jobs(
     """Every agent, with every seed that it has, on every instance and budget.
 
     Raises:
-        LlmoError: A learned agent has no policy, or there is a policy that nobody plays.
+        LlmoError: There is a policy that nobody plays, or none for a learned agent.
     """
     from llmo import catalog
     from llmo.agent import LearningAgent
@@ -119,18 +132,15 @@ def _jobs(
     from llmo.evaluation.result import policy_job
 
     learners = [name for name in names if issubclass(catalog.get("agents", name), LearningAgent)]
-    if bool(policies) != bool(learners):
-        needed = (
-            f"a folder that `llmo train` wrote, for {', '.join(learners)}" if learners else "none: no agent plays one"
-        )
-        raise LlmoError("policy", ",".join(policies), needed)
+    if policies and not learners:
+        raise LlmoError("policy", ",".join(policies), "none: no agent plays one")
     jobs: list[Job] = []
     for name in names:
         learned = name in learners
         for budget in (1.0, *(SPEEDUP_BUDGETS if speedup else ())):
             for index in indices:
                 if learned:
-                    seeds = enumerate(policies, seed)
+                    seeds = enumerate(policies or [""], seed)
                     jobs += [policy_job(env, split, index, name, folder, s, budget) for s, folder in seeds]
                 else:
                     jobs += member_jobs(env, split, index, name, seed, budget)

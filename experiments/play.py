@@ -39,7 +39,7 @@ def play_one(
         split: Which instances.
         budget: Multiple of the instance's own budget.
         seed: Of what is random in the agent.
-        policy: Folder of a learned policy, for the agents that need one.
+        policy: Folder of a learned policy; by default the one that comes with a learned agent.
         precision: Of the model's passes; its weights are float32 in any case.
         accumulation: In how many micro-batches an optimizer step sees its batch.
         checkpointing: Whether activations are computed again in the backward pass instead of kept.
@@ -47,6 +47,7 @@ def play_one(
     """
     given = locals().copy()
     from llmo import catalog
+    from llmo.agent import LearningAgent
     from llmo.engine.ranks import first_rank, launched
     from llmo.engine.single import SingleSettings
     from llmo.errors import at_least
@@ -64,7 +65,7 @@ def play_one(
     spec = env_spec(env)
     spec.draw(split, instance, budget)
     at_least(0, seed=seed)
-    if policy:
+    if policy or issubclass(catalog.get("agents", agent), LearningAgent):
         job = policy_job(env, split, instance, agent, policy, seed, budget)
     else:
         job = tuned_job(env, split, instance, agent, seed, budget)

@@ -47,7 +47,7 @@ class Settings:
 def train(
     env: str,
     agent: str = "ppo",
-    steps: int = 100_000,
+    steps: int = 120_000,
     out: Path = Path("runs/train"),
     seed: int = 0,
     teacher: str = "update_ratio",

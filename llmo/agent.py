@@ -179,10 +179,12 @@ class LearningAgent(Agent):
     """An agent that learns a policy, keeps it in a folder, and plays it.
 
     Attributes:
-        policy: Folder of the policy that it plays, loaded by `bind`.
+        policy: Folder of the policy that it plays, loaded by `bind`; empty for the shipped one.
+        shipped: Folder of the policy that comes with the agent; None where none does.
     """
 
     policy: str
+    shipped: Path | None = None
 
     @abstractmethod
     def learn(

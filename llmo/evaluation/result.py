@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmo import catalog
 from llmo.catalog.tuned import tuned_parameters
 from llmo.errors import LlmoError
 from llmo.policy_file import policy_sha256
@@ -49,13 +50,28 @@ def tuned_job(env: str, split: str, index: int, agent: str, seed: int = 0, budge
     return Job(env, split, index, agent, tuple(sorted(tuned_parameters(agent, env).items())), seed, budget)
 
 
-def policy_job(env: str, split: str, index: int, agent: str, policy: str, seed: int = 0, budget: float = 1.0) -> Job:
-    """A job for a learned agent, with the weights that it plays.
+def policy_job(
+    env: str, split: str, index: int, agent: str, policy: str = "", seed: int = 0, budget: float = 1.0
+) -> Job:
+    """A job for a learned agent, with the weights that it plays: of a folder, or else those that come with it.
 
     Raises:
         LlmoError: There is no policy in the folder.
     """
-    return Job(env, split, index, agent, (("policy", policy),), seed, budget, policy_sha256=policy_sha256(policy))
+    parameters = (("policy", policy),) if policy else ()
+    return Job(env, split, index, agent, parameters, seed, budget, policy_sha256=policy_sha256(policy or _own(agent)))
+
+
+def _own(agent: str) -> Path:
+    """Folder of the policy that comes with an agent.
+
+    Raises:
+        LlmoError: None does.
+    """
+    folder: Path | None = catalog.get("agents", agent).shipped
+    if folder is None:
+        raise LlmoError(f"policy of {agent}", "", "a folder that `llmo train` wrote, given by --policy")
+    return folder
 
 
 @dataclass(frozen=True)

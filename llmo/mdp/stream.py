@@ -52,7 +52,8 @@ class Stream:
         first_slot: Number of the first slot, where this is a part of a larger population.
         executor: ``single``, ``batched`` or ``compiled``.
         device: Where the runs lie, such as ``cuda``.
-        curves: Learning curves of a teacher by index of the instance: these instances are played and no others, rewards
+        curves: Learning curves of a teacher by index of the instance: these instances are played and no others, the
+            shorter their intervals the more often, so that costly ones take no more time than cheap ones; rewards
             compare with them, and observations get what a critic may know besides.
 
     Raises:
@@ -78,6 +79,7 @@ class Stream:
         spec.draw(split, 0, budget_scale)
         self.population = Population(spec, replicas, reward, executor=executor, device=device, curves=curves)
         self._pool = sorted(curves or {})
+        self._chances = _chances([spec.draw(split, index, budget_scale).interval for index in self._pool])
         self.split, self.budget_scale, self.first_slot = split, budget_scale, first_slot
         self._seed = 0
         self._begun = [0] * replicas
@@ -142,7 +144,7 @@ class Stream:
     def _begin(self, slots: Iterable[int]) -> None:
         instances = {}
         for slot in slots:
-            drawn = drawn_number(self._seed, self.first_slot + slot, self._begun[slot], len(self._pool) or DRAWN)
+            drawn = drawn_number(self._seed, self.first_slot + slot, self._begun[slot], self._chances)
             index = self._pool[drawn] if self._pool else drawn
             instances[slot] = self.population.spec.draw(self.split, index, self.budget_scale)
             self._begun[slot] += 1
@@ -160,6 +162,20 @@ def valid_seed(seed: Any) -> int:
     return int(seed)
 
 
-def drawn_number(seed: int, slot: int, episode: int, below: int = DRAWN) -> int:
-    """Number of the instance that a slot plays in one of its episodes, counted from 0, out of so many."""
-    return int(np.random.default_rng([seed, slot, episode]).integers(below))
+def drawn_number(seed: int, slot: int, episode: int, chances: NDArray[np.float64] | None = None) -> int:
+    """Number of the instance that a slot plays in one of its episodes, counted from 0.
+
+    Args:
+        seed: Of the stream.
+        slot: Number of the slot.
+        episode: How many it has begun.
+        chances: Of each number; None for all below `DRAWN` alike.
+    """
+    rng = np.random.default_rng([seed, slot, episode])
+    return int(rng.integers(DRAWN) if chances is None else rng.choice(len(chances), p=chances))
+
+
+def _chances(intervals: Sequence[int]) -> NDArray[np.float64] | None:
+    """In inverse proportion to the intervals; None for none."""
+    shares = 1 / np.array(intervals, float)
+    return shares / shares.sum() if intervals else None

@@ -14,6 +14,7 @@ from llmo import catalog
 from llmo.agent import Space
 from llmo.errors import LlmoError
 from llmo.evaluation.demonstrations import Demonstrations
+from llmo.mdp.spec import env_spec
 from llmo.run_dir import RunDir
 
 SPACE = Space(("keep", "left", "right", "never"), ("a", "b", "c", "d"))
@@ -190,10 +191,27 @@ def test_a_masked_action_has_no_probability(tmp_path: Path) -> None:
 
 def test_a_policy_for_other_actions_is_refused(tmp_path: Path) -> None:
     learned(tmp_path / "run", 1).save(tmp_path / "policy", {})
-    with pytest.raises(LlmoError, match="learned with the actions"):
-        catalog.make_agent("ppo", policy=str(tmp_path / "policy")).bind(Space(("keep",), SPACE.features))
-    with pytest.raises(LlmoError, match="llmo train"):
-        catalog.make_agent("ppo").bind(SPACE)
+    for policy in (str(tmp_path / "policy"), ""):
+        with pytest.raises(LlmoError, match="learned with"):
+            catalog.make_agent("ppo", policy=policy).bind(Space(("keep", "fly"), SPACE.features))
+
+
+def test_fewer_actions_are_chosen_from_as_they_are_in_the_whole_menu(tmp_path: Path) -> None:
+    learned(tmp_path / "run", 15, rate=3e-3).save(tmp_path / "policy", {})
+    agent = catalog.make_agent("ppo", policy=str(tmp_path / "policy"))
+    agent.bind(Space(("right", "keep"), SPACE.features))
+    observations = np.eye(4, dtype=np.float32)[[0, 2]]
+    assert agent.act(observations, np.ones((2, 2), bool), np.zeros(2, bool)).tolist() == [1, 0]
+
+
+def test_the_shipped_policy_plays_every_environment_with_its_features() -> None:
+    for name in ("llmo/LanguageModel-v1", "llmo/LanguageModel-v0", "llmo/Adapters-v0", "llmo/LanguageModel-NoSwaps-v1"):
+        space = env_spec(name).space
+        agent = catalog.make_agent("ppo")
+        agent.bind(space)
+        mask = np.ones((1, len(space.actions)), bool)
+        assert agent.act(np.zeros((1, len(space.features)), np.float32), mask, np.ones(1, bool)).shape == (1,)
+        assert agent.explain()[0].split()[0] in space.actions
 
 
 @pytest.mark.parametrize("hidden", [None, [], ["a"], [-1], [10**9], 64])

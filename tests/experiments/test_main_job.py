@@ -128,7 +128,6 @@ def test_the_policy_is_compared_reported_and_replayed(
         (["--split", "tests"], "did you mean 'test'"),
         (["--env", "llmo/LanguageModl-v1"], "did you mean 'llmo/LanguageModel-v1'"),
         (["--instances", "0"], "at least 1"),
-        (["--agents", "ppo"], "llmo train"),
         (["--agents", "ppo", "--policy", "nowhere"], "nowhere"),
         (["--agents", "keep", "--policy", "nowhere"], "no agent plays one"),
         (["--workers", "-1"], "workers"),

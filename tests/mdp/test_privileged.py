@@ -65,6 +65,21 @@ def test_it_tells_the_order_of_the_sources_as_it_is_now() -> None:
     assert found["next_change"] == pytest.approx(1 - share, abs=1e-4)
 
 
+def test_costly_instances_are_played_less_often(curves: dict[int, Curve]) -> None:
+    """In inverse proportion to their intervals, as a cheap and a dear instance show in 60 slots."""
+    spec, (curve, _) = env_spec(ENV), curves.values()
+    cheap, dear = (
+        next(index for index in range(200) if wanted(spec.draw("train", index, 1.0).interval))
+        for wanted in (lambda interval: interval <= 9, lambda interval: interval >= 36)
+    )
+    env = PopulationVecEnv(ENV, 60, reward="relative", curves={cheap: curve, dear: curve})
+    env.reset()
+    played = [info["instance"] for info in env.reset_infos]
+    ratio = spec.draw("train", dear, 1.0).interval / spec.draw("train", cheap, 1.0).interval
+    assert played.count(cheap) == pytest.approx(60 * ratio / (1 + ratio), abs=6)
+    assert played.count(dear) > 0
+
+
 def test_workers_show_the_same(curves: dict[int, Curve]) -> None:
     here = PopulationVecEnv(ENV, 2, reward="relative", curves=curves)
     there = ProcessVecEnv(ENV, 2, 2, reward="relative", curves=curves)
