@@ -25,17 +25,18 @@ class Instances:
         indices: Of the instances, ascending.
         groups: Text group of each.
         starts: ``scratch`` or ``pretrained``, for each.
+        budgets: FLOPs of each.
     """
 
     indices: tuple[int, ...]
     groups: tuple[str, ...]
     starts: tuple[str, ...]
+    budgets: tuple[float, ...]
 
     def where(self, keep: Sequence[bool]) -> Instances:
         """Those marked in `keep`, [I]."""
-        rows = [row for row, kept in zip(zip(self.indices, self.groups, self.starts), keep, strict=True) if kept]
-        indices, groups, starts = zip(*rows, strict=True)
-        return Instances(indices, groups, starts)
+        kept = [place for place, wanted in enumerate(keep) if wanted]
+        return Instances(*(tuple(values[place] for place in kept) for values in vars(self).values()))
 
 
 def by_agent(results: Sequence[Result]) -> dict[str, Episodes]:
@@ -71,15 +72,18 @@ def instances_of(results: Sequence[Result]) -> Instances:
         LlmoError: There are none, or two agents played different problems under one index.
     """
     facts: dict[int, tuple[str, str]] = {}
+    budgets: dict[int, float] = {}
     for result in results:
         fact = result.text_group, result.start
+        budgets[result.job.index] = result.budget_flops
         if facts.setdefault(result.job.index, fact) != fact:
             what = f"instance {result.job.index} of {result.job.agent}"
             raise LlmoError(what, fact, f"the one that the others played, {facts[result.job.index]}")
     if not facts:
         raise LlmoError("records", "none of them at budget 1", "each agent's episodes at its instances' own budget")
     indices = tuple(sorted(facts))
-    return Instances(indices, tuple(facts[i][0] for i in indices), tuple(facts[i][1] for i in indices))
+    groups, starts = zip(*(facts[index] for index in indices), strict=True)
+    return Instances(indices, groups, starts, tuple(budgets[index] for index in indices))
 
 
 def log_losses(episodes: Episodes, indices: Sequence[int], budget: float) -> Array:

@@ -16,6 +16,7 @@ from llmo.agent import LearningAgent
 from llmo.catalog.tuned import tuned_parameters
 from llmo.errors import LlmoError
 from llmo.evaluation.losses import Episodes, Instances, by_agent, instances_of, log_losses
+from llmo.evaluation.paired import by_horizon, compare
 from llmo.evaluation.provenance import provenance
 from llmo.evaluation.result import EpisodeRecord, Result
 from llmo.evaluation.statistics import Array, Bootstrap, iqm, probability_of_improvement, worst_decile
@@ -69,20 +70,14 @@ def score(records: Sequence[EpisodeRecord], reference: str, best_rule: str) -> d
         **provenance(),
         "agents": rows,
         "pairs": pairs,
+        "horizons": by_horizon(losses, instances, best_rule if best_rule in losses else reference),
         "speedup": _speedups(agents, instances, losses[reference].mean(axis=0)),
     }
 
 
-def _compare(ours: tuple[str, Array], theirs: tuple[str, Array], bootstrap: Bootstrap) -> dict[str, float]:
-    """How much lower our losses are, in percent, with an interval; log losses [seeds, I] with their agents' names."""
-    (name, a), (other, b) = ours, theirs
-    low, high = bootstrap.interval(100 * (bootstrap.seeds(other, len(b)) @ b - bootstrap.seeds(name, len(a)) @ a))
-    return {"iqm": iqm(100 * (b.mean(axis=0) - a.mean(axis=0))), "low": low, "high": high}
-
-
 def _against_others(name: str, losses: Mapping[str, Array], bootstrap: Bootstrap) -> dict[str, dict[str, float]]:
     return {
-        other: _compare((name, losses[name]), (other, theirs), bootstrap)
+        other: compare((name, losses[name]), (other, theirs), bootstrap)
         | {"probability_of_improvement": probability_of_improvement(losses[name], theirs)}
         for other, theirs in losses.items()
         if other != name
@@ -93,9 +88,10 @@ def _agent(
     name: str, reference: str, losses: Mapping[str, Array], pairs: Mapping[str, Mapping[str, Any]]
 ) -> dict[str, Any]:
     scores = 100 * (losses[reference].mean(axis=0) - losses[name].mean(axis=0))
-    same = {"iqm": 0.0, "low": 0.0, "high": 0.0, "probability_of_improvement": 0.5}
+    shown = ("iqm", "low", "high", "probability_of_improvement")
+    same = dict(zip(shown, (0.0, 0.0, 0.0, 0.5), strict=True))
     return {
-        **(pairs[name][reference] if name != reference else same),
+        **({key: pairs[name][reference][key] for key in shown} if name != reference else same),
         "mean": float(scores.mean()),
         "worst_decile": worst_decile(scores),
         "scores": scores.tolist(),
@@ -108,7 +104,7 @@ def _part(
     """The score over the instances with one kind of start."""
     columns = [instances.indices.index(index) for index in subset.indices]
     ours, theirs = ((agent, losses[agent][:, columns]) for agent in (name, reference))
-    return {**_compare(ours, theirs, Bootstrap(subset.groups)), "instances": len(columns)}
+    return {**compare(ours, theirs, Bootstrap(subset.groups)), "instances": len(columns)}
 
 
 def _costs(name: str, episodes: Episodes) -> dict[str, Any]:

@@ -8,12 +8,15 @@ group are not independent, and whole seeds, because one seed is one training.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float64]
+Counts = NDArray[np.int64]
+Statistic = Callable[[Array, Counts], Array]
+"""Of each resample: values [R, I] or [1, I] and how often each is in it, [R, I], to [R]."""
 
 RESAMPLES = 2000
 CONFIDENCE = 0.95
@@ -21,10 +24,10 @@ CONFIDENCE = 0.95
 
 def iqm(values: Array) -> float:
     """Mean of the middle half of the values, [I]: a quarter of them, rounded down, is cut at either end."""
-    return float(resampled_iqm(values[None], np.ones((1, len(values)), np.int64))[0])
+    return _once(resampled_iqm, values)
 
 
-def resampled_iqm(values: Array, counts: NDArray[np.int64]) -> Array:
+def resampled_iqm(values: Array, counts: Counts) -> Array:
     """The interquartile mean of each resample.
 
     Args:
@@ -34,15 +37,35 @@ def resampled_iqm(values: Array, counts: NDArray[np.int64]) -> Array:
     Returns:
         [R].
     """
-    order = np.argsort(values, axis=1)
-    ordered = np.take_along_axis(values, order, axis=1)
-    counts = counts[:, order[0]] if len(order) == 1 else np.take_along_axis(counts, order, axis=1)
+    ordered, counts = _in_order(values, counts)
     end = counts.cumsum(axis=1)
     total = end[:, -1:]
     cut = total // 4
     kept = np.minimum(end, total - cut) - np.maximum(end - counts, cut)
-    kept = np.maximum(kept, 0)
-    means: Array = (kept * ordered).sum(axis=1) / kept.sum(axis=1)
+    return _mean(ordered, np.maximum(kept, 0))
+
+
+def resampled_mean(values: Array, counts: Counts) -> Array:
+    """The mean of each resample; see `resampled_iqm`."""
+    return _mean(values, counts)
+
+
+def resampled_worst_decile(values: Array, counts: Counts) -> Array:
+    """The mean of the lowest tenth of each resample, rounded up to whole values; see `resampled_iqm`."""
+    ordered, counts = _in_order(values, counts)
+    before = counts.cumsum(axis=1) - counts
+    tenth = -(-counts.sum(axis=1, keepdims=True) // 10)
+    return _mean(ordered, np.clip(tenth - before, 0, counts))
+
+
+def _in_order(values: Array, counts: Counts) -> tuple[Array, Counts]:
+    order = np.argsort(values, axis=1)
+    counts = counts[:, order[0]] if len(order) == 1 else np.take_along_axis(counts, order, axis=1)
+    return np.take_along_axis(values, order, axis=1), counts
+
+
+def _mean(values: Array, kept: Counts) -> Array:
+    means: Array = (kept * values).sum(axis=1) / kept.sum(axis=1)
     return means
 
 
@@ -65,7 +88,11 @@ def performance_profile(scores: Array, thresholds: Array) -> Array:
 
 def worst_decile(scores: Array) -> float:
     """Mean of the lowest tenth of the scores, [I], rounded up to whole scores."""
-    return float(np.sort(scores)[: -(-len(scores) // 10)].mean())
+    return _once(resampled_worst_decile, scores)
+
+
+def _once(statistic: Statistic, values: Array) -> float:
+    return float(statistic(values[None], np.ones((1, len(values)), np.int64))[0])
 
 
 class Bootstrap:
@@ -92,10 +119,10 @@ class Bootstrap:
             return np.ones((1, 1))
         return self._draw(count, zlib.crc32(agent.encode())) / count
 
-    def interval(self, values: Array) -> tuple[float, float]:
-        """Percentile interval of the interquartile mean of values, [R, I] or [1, I]."""
+    def interval(self, values: Array, statistic: Statistic = resampled_iqm) -> tuple[float, float]:
+        """Percentile interval of a statistic of values, [R, I] or [1, I]."""
         tail = 50 * (1 - CONFIDENCE)
-        low, high = np.percentile(resampled_iqm(values, self._counts), [tail, 100 - tail])
+        low, high = np.percentile(statistic(values, self._counts), [tail, 100 - tail])
         return float(low), float(high)
 
     def _draw(self, count: int, stream: int) -> NDArray[np.int64]:

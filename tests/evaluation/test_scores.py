@@ -2,7 +2,8 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,16 @@ import scipy.stats
 from llmo.errors import LlmoError
 from llmo.evaluation.result import Decision, EpisodeRecord, Job, Result, load_records
 from llmo.evaluation.scores import score
-from llmo.evaluation.statistics import Bootstrap, iqm, performance_profile, resampled_iqm, worst_decile
+from llmo.evaluation.statistics import (
+    Bootstrap,
+    Statistic,
+    iqm,
+    performance_profile,
+    resampled_iqm,
+    resampled_mean,
+    resampled_worst_decile,
+    worst_decile,
+)
 
 
 def record(agent: str, index: int, loss: float, seed: int = 0, budget: float = 1.0, group: str = "") -> EpisodeRecord:
@@ -58,6 +68,22 @@ def test_a_resample_counts_as_its_values_repeated() -> None:
     np.testing.assert_allclose(resampled_iqm(values, counts), expected, atol=1e-12)
     shared = [scipy.stats.trim_mean(np.repeat(values[0], times), 0.25) for times in counts]
     np.testing.assert_allclose(resampled_iqm(values[:1], counts), shared, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("statistic", "plain"),
+    [
+        (resampled_mean, np.mean),
+        (resampled_worst_decile, lambda values: np.sort(values)[: math.ceil(len(values) / 10)].mean()),
+    ],
+)
+def test_other_statistics_of_a_resample(statistic: Statistic, plain: Callable[[np.ndarray], float]) -> None:
+    rng = np.random.default_rng(0)
+    values, counts = rng.standard_normal((50, 33)), rng.integers(0, 4, (50, 33))
+    expected = [plain(np.repeat(row, times)) for row, times in zip(values, counts)]
+    np.testing.assert_allclose(statistic(values, counts), expected, atol=1e-12)
+    shared = [plain(np.repeat(values[0], times)) for times in counts]
+    np.testing.assert_allclose(statistic(values[:1], counts), shared, atol=1e-12)
 
 
 def test_the_interval_without_clusters_is_scipys() -> None:
@@ -124,6 +150,33 @@ def test_an_agents_row_does_not_depend_on_who_else_is_there(losses: np.ndarray) 
     few = [*records("constant", losses), *two]
     many = [*records("another", losses[::-1]), *few]
     assert score(few, "constant", "constant")["agents"]["ppo"] == score(many, "constant", "constant")["agents"]["ppo"]
+
+
+def test_mean_tail_and_worst_seed_of_a_pair() -> None:
+    """Of 20 instances two are 30% worse, the others 2% better; the second seed is 1% worse than the first."""
+    gains = np.array([-0.3, -0.3] + [0.02] * 18)
+    rule = np.full(20, 5.0)
+    seeds = [r for seed in (0, 1) for r in records("ppo", rule * np.exp(0.01 * seed - gains), seed=seed)]
+    pair = score([*records("constant", rule), *seeds], "constant", "constant")["pairs"]["ppo"]["constant"]
+    assert pair["iqm"] == pytest.approx(1.5) and pair["worst_seed"] == pytest.approx(1)
+    assert pair["mean"] == pytest.approx(100 * gains.mean() - 0.5)
+    assert pair["mean_low"] < pair["mean"] < pair["mean_high"] < 2.01
+    assert pair["worst_decile"] == pytest.approx(-30.5)
+    assert pair["worst_decile_low"] <= -30.5 < pair["worst_decile_high"]
+
+
+def test_small_and_large_budgets_are_told_apart() -> None:
+    """Budgets of 1, 2, 4, 8 and 16: those of the middle one, 4, gain 3%, all others 1%."""
+    budgets = np.repeat([1.0, 2.0, 4.0, 8.0, 16.0], 6)
+    gain = np.where(budgets == 4, 0.03, 0.01)
+    played = [*records("constant", np.full(30, 5.0)), *records("ppo", 5 * np.exp(-gain))]
+    budgeted = [
+        replace(episode, result=replace(episode.result, budget_flops=budget))
+        for episode, budget in zip(played, [*budgets, *budgets], strict=True)
+    ]
+    horizons = score(budgeted, "constant", "constant")["horizons"]
+    assert [(row["budget"], row["instances"]) for row in horizons] == [(b, 6) for b in (0.25, 0.5, 1, 2, 4)]
+    assert [row["agents"]["ppo"]["iqm"] for row in horizons] == pytest.approx([1, 1, 3, 1, 1])
 
 
 def test_speedup_of_a_planted_case() -> None:

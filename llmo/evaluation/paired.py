@@ -1,0 +1,76 @@
+"""How much better one agent is than another on the same instances, in percent of test loss."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from llmo.evaluation.losses import Instances
+from llmo.evaluation.statistics import (
+    Array,
+    Bootstrap,
+    iqm,
+    resampled_iqm,
+    resampled_mean,
+    resampled_worst_decile,
+    worst_decile,
+)
+
+HORIZONS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Multiples of the middle budget, the geometric mean of the least and the greatest."""
+
+
+def compare(ours: tuple[str, Array], theirs: tuple[str, Array], bootstrap: Bootstrap) -> dict[str, float]:
+    """How much lower our losses are.
+
+    Args:
+        ours: An agent's name and its log losses, [seeds, I].
+        theirs: Another's, [their seeds, I].
+        bootstrap: Of the instances.
+
+    Returns:
+        Interquartile mean (`iqm`), mean and mean of the worst tenth, in percent, each with an interval, and the
+        interquartile mean of our worst seed.
+    """
+    (name, a), (other, b) = ours, theirs
+    each = 100 * (b.mean(axis=0) - a)
+    resampled = 100 * (bootstrap.seeds(other, len(b)) @ b - bootstrap.seeds(name, len(a)) @ a)
+    row: dict[str, float] = {}
+    for prefix, value, statistic in (
+        ("", iqm(each.mean(axis=0)), resampled_iqm),
+        ("mean_", float(each.mean()), resampled_mean),
+        ("worst_decile_", worst_decile(each.mean(axis=0)), resampled_worst_decile),
+    ):
+        low, high = bootstrap.interval(resampled, statistic)
+        row |= {prefix.rstrip("_") or "iqm": value, f"{prefix}low": low, f"{prefix}high": high}
+    return row | {"worst_seed": min(iqm(seed) for seed in each)}
+
+
+def by_horizon(losses: Mapping[str, Array], instances: Instances, rule: str) -> list[dict[str, Any]]:
+    """How much better every agent is than a rule, apart for small and large budgets.
+
+    Args:
+        losses: Log losses by agent, [seeds, I].
+        instances: What was played.
+        rule: Name of the agent that all others are compared with.
+
+    Returns:
+        For each of `HORIZONS` that has instances whose budgets are nearest to it: the multiple, how many instances, and
+        by agent what `compare` gives.
+    """
+    budgets = np.log2(instances.budgets)
+    middle = (budgets.min() + budgets.max()) / 2
+    nearest = np.abs((budgets - middle)[:, None] - np.log2(HORIZONS)).argmin(axis=1)
+    rows = []
+    for place in sorted(set(nearest.tolist())):
+        here = nearest == place
+        bootstrap = Bootstrap(instances.where(here.tolist()).groups)
+        agents = {
+            name: compare((name, ours[:, here]), (rule, losses[rule][:, here]), bootstrap)
+            for name, ours in losses.items()
+            if name != rule
+        }
+        rows.append({"budget": HORIZONS[place], "instances": int(here.sum()), "rule": rule, "agents": agents})
+    return rows
