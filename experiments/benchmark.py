@@ -65,7 +65,7 @@ def benchmark(
     from llmo.evaluation.provenance import command
     from llmo.evaluation.scores import score
     from llmo.evaluation.scoring_log import log_scoring
-    from llmo.evaluation.table import score_table
+    from llmo.evaluation.table import rule_table, score_table
     from llmo.evaluation.workers import find_workers
     from llmo.run_dir import RunDir, write_text_atomic
 
@@ -83,6 +83,8 @@ def benchmark(
         write_text_atomic(out / "scores.json", json.dumps(scores, indent=2) + "\n")
         log_scoring(split, scores["command"], {name: row["iqm"] for name, row in scores["agents"].items()})
     print(score_table(scores))
+    if against := rule_table(scores):
+        print(f"\n{against}\n")
     print(f"scores are in {out / 'scores.json'}; `llmo report {out}` draws them")
 
 

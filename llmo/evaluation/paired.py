@@ -12,6 +12,7 @@ from llmo.evaluation.statistics import (
     Array,
     Bootstrap,
     iqm,
+    probability_of_improvement,
     resampled_iqm,
     resampled_mean,
     resampled_worst_decile,
@@ -31,8 +32,8 @@ def compare(ours: tuple[str, Array], theirs: tuple[str, Array], bootstrap: Boots
         bootstrap: Of the instances.
 
     Returns:
-        Interquartile mean (`iqm`), mean and mean of the worst tenth, in percent, each with an interval, and the
-        interquartile mean of our worst seed.
+        Interquartile mean (`iqm`), mean and mean of the worst tenth, in percent, each with an interval; the
+        interquartile mean of our worst seed; and the probability of improvement.
     """
     (name, a), (other, b) = ours, theirs
     each = 100 * (b.mean(axis=0) - a)
@@ -45,7 +46,10 @@ def compare(ours: tuple[str, Array], theirs: tuple[str, Array], bootstrap: Boots
     ):
         low, high = bootstrap.interval(resampled, statistic)
         row |= {prefix.rstrip("_") or "iqm": value, f"{prefix}low": low, f"{prefix}high": high}
-    return row | {"worst_seed": min(iqm(seed) for seed in each)}
+    return row | {
+        "worst_seed": min(iqm(seed) for seed in each),
+        "probability_of_improvement": probability_of_improvement(a, b),
+    }
 
 
 def by_horizon(losses: Mapping[str, Array], instances: Instances, rule: str) -> list[dict[str, Any]]:

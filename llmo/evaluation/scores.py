@@ -19,7 +19,7 @@ from llmo.evaluation.losses import Episodes, Instances, by_agent, instances_of, 
 from llmo.evaluation.paired import by_horizon, compare
 from llmo.evaluation.provenance import provenance
 from llmo.evaluation.result import EpisodeRecord, Result
-from llmo.evaluation.statistics import Array, Bootstrap, iqm, probability_of_improvement, worst_decile
+from llmo.evaluation.statistics import Array, Bootstrap, iqm, worst_decile
 
 ROUNDING = 1e-12
 """Difference of log losses that is none: seeds that agree have a mean that may differ from each in the last bit."""
@@ -78,7 +78,6 @@ def score(records: Sequence[EpisodeRecord], reference: str, best_rule: str) -> d
 def _against_others(name: str, losses: Mapping[str, Array], bootstrap: Bootstrap) -> dict[str, dict[str, float]]:
     return {
         other: compare((name, losses[name]), (other, theirs), bootstrap)
-        | {"probability_of_improvement": probability_of_improvement(losses[name], theirs)}
         for other, theirs in losses.items()
         if other != name
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 HEAD = (
@@ -17,6 +17,9 @@ HEAD = (
 )
 
 
+RULE_HEAD = ("agent", "budget", "instances", "IQM, %", "mean", "worst tenth", "better than the rule", "worst seed")
+
+
 def score_table(scores: Mapping[str, Any]) -> str:
     """A Markdown table of scores, the best agent first, with a sentence on how to read it.
 
@@ -24,15 +27,49 @@ def score_table(scores: Mapping[str, Any]) -> str:
         scores: As in `scores.json`.
     """
     agents = sorted(scores["agents"].items(), key=lambda item: -item[1]["iqm"])
-    rows = [HEAD, *(_row(name, agent, scores["reference"]) for name, agent in agents)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEAD))]
-    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
-    lines.insert(1, "| " + " | ".join("-" * width for width in widths) + " |")
+    lines = _markdown([HEAD, *(_row(name, agent, scores["reference"]) for name, agent in agents)])
     said = (
         f"{scores['instances']} {scores['split']} instances of {scores['env']}; percent better test loss than the "
         f"reference rule ({scores['reference']}, tuned) at equal FLOPs; positive is better."
     )
     return "\n".join([said, "", *lines])
+
+
+def rule_table(scores: Mapping[str, Any]) -> str:
+    """A Markdown table of the learned agents against the best tuned rule, over all budgets and apart for each.
+
+    Args:
+        scores: As in `scores.json`.
+
+    Returns:
+        The table, or nothing where no learned agent was played, or not the best rule.
+    """
+    rule = scores["best_rule"]
+    learned = [name for name, agent in scores["agents"].items() if agent["kind"] == "learned"]
+    if rule not in scores["agents"] or not learned:
+        return ""
+    rows: list[tuple[str, ...]] = [RULE_HEAD]
+    for name in learned:
+        rows.append(_rule_row(name, "all", scores["instances"], scores["pairs"][name][rule]))
+        for horizon in scores["horizons"]:
+            rows.append(_rule_row(name, f"{horizon['budget']:g}x", horizon["instances"], horizon["agents"][name]))
+    said = f"Against the best tuned rule ({rule}); a budget of 1x is the middle one."
+    return "\n".join([said, "", *_markdown(rows)])
+
+
+def _rule_row(name: str, budget: str, instances: int, pair: Mapping[str, float]) -> tuple[str, ...]:
+    values = [
+        f"{pair[key]:+.2f} [{pair[f'{prefix}low']:+.2f}, {pair[f'{prefix}high']:+.2f}]"
+        for key, prefix in (("iqm", ""), ("mean", "mean_"), ("worst_decile", "worst_decile_"))
+    ]
+    better = f"{pair['probability_of_improvement']:.2f}"
+    return name, budget, str(instances), *values, better, f"{pair['worst_seed']:+.2f}"
+
+
+def _markdown(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths)) + " |" for row in rows]
+    return [lines[0], "| " + " | ".join("-" * width for width in widths) + " |", *lines[1:]]
 
 
 def _row(name: str, agent: Mapping[str, Any], reference: str) -> tuple[str, ...]:

@@ -23,6 +23,7 @@ from llmo.evaluation.statistics import (
     resampled_worst_decile,
     worst_decile,
 )
+from llmo.evaluation.table import rule_table
 
 
 def record(agent: str, index: int, loss: float, seed: int = 0, budget: float = 1.0, group: str = "") -> EpisodeRecord:
@@ -174,9 +175,14 @@ def test_small_and_large_budgets_are_told_apart() -> None:
         replace(episode, result=replace(episode.result, budget_flops=budget))
         for episode, budget in zip(played, [*budgets, *budgets], strict=True)
     ]
-    horizons = score(budgeted, "constant", "constant")["horizons"]
+    scores = score(budgeted, "constant", "constant")
+    horizons = scores["horizons"]
     assert [(row["budget"], row["instances"]) for row in horizons] == [(b, 6) for b in (0.25, 0.5, 1, 2, 4)]
     assert [row["agents"]["ppo"]["iqm"] for row in horizons] == pytest.approx([1, 1, 3, 1, 1])
+    table = rule_table(scores).splitlines()
+    assert [line.split("|")[2].strip() for line in table[4:]] == ["all", "0.25x", "0.5x", "1x", "2x", "4x"]
+    assert [line.split("|")[4].strip() for line in table[6:8]] == ["+1.00 [+1.00, +1.00]", "+3.00 [+3.00, +3.00]"]
+    assert rule_table(score(budgeted, "constant", "scripted")) == ""
 
 
 def test_speedup_of_a_planted_case() -> None:
