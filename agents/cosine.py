@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
+
+from llmo.mdp.population import Population
 from llmo.registry import agents
 from llmo.rules import share
 from llmo.schedules import PEAKS, PlainSchedule, cosine
@@ -32,3 +36,19 @@ class Cosine(PlainSchedule):
     def shape(self, spent: float) -> float:
         """See `ScheduleRule.shape`."""
         return cosine(spent, self.warmup, self.floor)
+
+
+@agents.register("cosine_again")
+class CosineAgain(Cosine):
+    """The tuned cosine with other random numbers, data in another order: what luck alone is worth."""
+
+    control = True
+    grid = {}
+    tuned_as = "cosine"
+
+    def attach(self, population: Population, slots: Sequence[int]) -> None:
+        """Draw the batches from another seed."""
+        super().attach(population, slots)
+        for slot in slots:
+            state = population.run_of(slot).states[slot]
+            state.problem = replace(state.problem, seed=state.problem.seed + 2**62)

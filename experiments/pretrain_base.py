@@ -16,16 +16,18 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmo.registry import experiments
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
-    from transformers import LlamaForCausalLM
+    from transformers import PreTrainedModel
 
 TEACHER_SHAPE = (48, 2)
+TRANSFER_SHAPES: tuple[tuple[Any, ...], ...] = ((56, 3), (32, 2, "gpt2"))
+"""Of the environments that policies are carried over to."""
 TOKENS = 32
 BATCH = 16
 
@@ -36,14 +38,14 @@ class Recipe:
 
     Attributes:
         domain: What it is trained on.
-        shape: Width and depth.
+        shape: Width and depth, and the family where it is not Llama.
         steps: Optimizer steps of 16 x 32 tokens; the rate warms up over 5% of them and follows a cosine to zero.
         rate: Peak learning rate of AdamW.
         checkpoints: Folder name by the step after which it is saved.
     """
 
     domain: str
-    shape: tuple[int, int]
+    shape: tuple[Any, ...]
     steps: int
     rate: float
     checkpoints: Mapping[int, str]
@@ -68,17 +70,18 @@ class Made:
 
 def recipes() -> list[Recipe]:
     """Every training, the longest first."""
+    from llmo.engine.models import ModelShape
     from llmo.mdp.instances import SHAPES
     from llmo.tasks.text import DOMAINS
 
-    shapes = [(shape.width, shape.depth) for part in SHAPES.values() for shape in part]
+    shapes: list[tuple[Any, ...]] = [(shape.width, shape.depth) for part in SHAPES.values() for shape in part]
     teachers = [
         Recipe(domain, TEACHER_SHAPE, 4000, 4e-3, {400: f"teacher-{domain}-early", 4000: f"teacher-{domain}-good"})
         for domain in DOMAINS
     ]
     bases = [
-        Recipe(domain, (width, depth), 2000, 6e-3, {2000: f"base-{domain}-{width}x{depth}"})
-        for width, depth in shapes
+        Recipe(domain, shape, 2000, 6e-3, {2000: f"base-{domain}-{ModelShape(*shape)}"})
+        for shape in (*shapes, *TRANSFER_SHAPES)
         for domain in DOMAINS
     ]
     return teachers + bases
@@ -107,7 +110,7 @@ def make_tokenizer(file: Path) -> None:
     write_text_atomic(file, tokenizer.to_str(pretty=True))
 
 
-def validation_loss(model: LlamaForCausalLM, tokens: NDArray[np.int16]) -> float:
+def validation_loss(model: PreTrainedModel, tokens: NDArray[np.int16]) -> float:
     """Mean cross-entropy over the text in windows of 32 tokens, nats per token."""
     import torch
 
@@ -160,7 +163,7 @@ def pretrain(
     return made
 
 
-def _save(model: LlamaForCausalLM, folder: Path) -> None:
+def _save(model: PreTrainedModel, folder: Path) -> None:
     """Write the weights in half precision and the configuration, replacing the folder as a whole."""
     import copy
 
@@ -178,7 +181,7 @@ def table(made: list[Made]) -> str:
     lines = [
         "# Pre-trained models",
         "",
-        "Small Llamas in half precision, trained on training text of train instances only. `llmo pretrain_base` makes",
+        "Small models in half precision, trained on training text of train instances only. `llmo pretrain_base` makes",
         "them again. The losses are on validation text of train instances, in nats per token.",
         "",
         "| name | parameters | steps | " + " | ".join(domains) + " |",

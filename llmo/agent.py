@@ -70,6 +70,7 @@ class Agent(ABC):
         control: Whether it is no rival, but shows what something is worth.
         drawn_rate: Whether it starts from the instance's drawn rate, not from a tuned one.
         grid: Values of each parameter that `tune` tries, by name.
+        tuned_as: Name of the agent whose tuned values it has; empty for its own.
         space: Set by `bind`.
         seeds: Set by `reset`, one a run.
     """
@@ -80,6 +81,7 @@ class Agent(ABC):
     control: bool = False
     drawn_rate: bool = False
     grid: dict[str, tuple[Any, ...]] = {}
+    tuned_as: str = ""
     search_flops: list[float]
     space: Space
 
@@ -107,10 +109,10 @@ class Agent(ABC):
         return [None] * len(starts)
 
     def attach(self, population: Any, slots: Sequence[int]) -> None:
-        """Say where its runs are; called before the first `act` if it looks ahead or has several members.
+        """Say where its runs are, for an agent that does more than to choose actions; called before the first `act`.
 
         Args:
-            population: The `llmo.mdp.population.Population` that plays them, to be read and copied from.
+            population: The `llmo.mdp.population.Population` that plays them.
             slots: Slot of each run.
         """
         self.search_flops = [0.0] * len(slots)

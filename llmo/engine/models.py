@@ -1,4 +1,4 @@
-"""The models an instance trains: small Llamas, built from a shape and a seed or loaded from the package.
+"""The models an instance trains: small Llamas and GPT-2s, built from a shape and a seed or loaded from the package.
 
 The Hugging Face classes are used unmodified, with eager attention: it is what the FLOP counter can see and what
 `torch.func.vmap` runs fastest at these sizes.
@@ -9,33 +9,37 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from llmo.errors import LlmoError
 
 if TYPE_CHECKING:
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from transformers import GPT2Config, LlamaConfig, PreTrainedModel
 
 PRETRAINED = Path(__file__).parents[1] / "tasks" / "pretrained"
 VOCABULARY = 512
 
+Family = Literal["llama", "gpt2"]
+
 
 @dataclass(frozen=True, order=True)
 class ModelShape:
-    """Width and depth of a Llama.
+    """Width and depth of a model, and of which family it is.
 
     Attributes:
         width: Hidden size; a multiple of 4 (two heads of an even size, as rotary positions need).
         depth: Number of decoder blocks, at least 1.
+        family: ``llama`` or ``gpt2``.
     """
 
     width: int
     depth: int
+    family: Family = "llama"
 
     def __str__(self) -> str:
-        return f"{self.width}x{self.depth}"
+        return f"{'' if self.family == 'llama' else f'{self.family}-'}{self.width}x{self.depth}"
 
 
 def llama_config(shape: ModelShape) -> LlamaConfig:
@@ -59,20 +63,49 @@ def llama_config(shape: ModelShape) -> LlamaConfig:
     )
 
 
-def build_model(shape: ModelShape, seed: int) -> LlamaForCausalLM:
-    """A freshly initialised float32 Llama; the same shape and seed give the same weights.
+def gpt2_config(shape: ModelShape) -> GPT2Config:
+    """The configuration of the GPT-2 of one shape: two heads, no dropout of its own, tied embeddings."""
+    from transformers import GPT2Config
+
+    return GPT2Config(
+        vocab_size=VOCABULARY,
+        n_embd=shape.width,
+        n_layer=shape.depth,
+        n_head=2,
+        n_positions=256,
+        resid_pdrop=0.0,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        initializer_range=shape.width**-0.5 / 2,
+        bos_token_id=None,
+        eos_token_id=None,
+        pad_token_id=None,
+        attn_implementation="eager",  # type: ignore[call-arg]
+    )
+
+
+def model_config(shape: ModelShape) -> LlamaConfig | GPT2Config:
+    """The configuration of the model of one shape."""
+    return llama_config(shape) if shape.family == "llama" else gpt2_config(shape)
+
+
+def build_model(shape: ModelShape, seed: int) -> PreTrainedModel:
+    """A freshly initialised float32 model; the same shape and seed give the same weights.
 
     The global random state of torch is left as it was.
     """
-    from transformers import LlamaForCausalLM
+    from transformers import AutoModelForCausalLM
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return LlamaForCausalLM(llama_config(shape))
+        model: PreTrainedModel = AutoModelForCausalLM.from_config(
+            model_config(shape), attn_implementation="eager", trust_remote_code=False
+        )
+    return model
 
 
 @lru_cache(maxsize=64)
-def load_pretrained(name: str) -> LlamaForCausalLM:
+def load_pretrained(name: str) -> PreTrainedModel:
     """A model shipped with the package, in float32, in evaluation mode; shared, so do not change it.
 
     Args:
@@ -81,7 +114,7 @@ def load_pretrained(name: str) -> LlamaForCausalLM:
     Raises:
         LlmoError: There is no such folder.
     """
-    from transformers import LlamaForCausalLM
+    from transformers import AutoModelForCausalLM
     from transformers.utils import logging
 
     names = sorted(path.name for path in PRETRAINED.iterdir() if (path / "config.json").is_file())
@@ -90,7 +123,7 @@ def load_pretrained(name: str) -> LlamaForCausalLM:
     bars = logging.is_progress_bar_enabled()
     logging.disable_progress_bar()
     try:
-        model = LlamaForCausalLM.from_pretrained(
+        model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             PRETRAINED / name,
             dtype=torch.float32,
             attn_implementation="eager",

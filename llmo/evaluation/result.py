@@ -47,7 +47,8 @@ class Job:
 
 def tuned_job(env: str, split: str, index: int, agent: str, seed: int = 0, budget: float = 1.0) -> Job:
     """A job with the agent's tuned values spelled out, so that its file tells what was played."""
-    return Job(env, split, index, agent, tuple(sorted(tuned_parameters(agent, env).items())), seed, budget)
+    values = tuned_parameters(catalog.get("agents", agent).tuned_as or agent, env)
+    return Job(env, split, index, agent, tuple(sorted(values.items())), seed, budget)
 
 
 def policy_job(

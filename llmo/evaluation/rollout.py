@@ -120,8 +120,7 @@ def _begin(jobs: Sequence[Job], players: Sequence[tuple[Agent, list[int]]], popu
         schedules |= dict(zip(slots, agent.schedules([instances[slot].start for slot in slots]), strict=True))
     population.reset(dict(enumerate(instances)), schedules)
     for agent, slots in players:
-        if agent.search or agent.members > 1:
-            agent.attach(population, slots)
+        agent.attach(population, slots)
 
 
 def _players(jobs: Sequence[Job], spec: EnvSpec, player: Agent | None) -> Iterator[tuple[Agent, list[int]]]:

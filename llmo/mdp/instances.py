@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 
 from llmo.budget import Cost, sequence_cost
-from llmo.engine.models import ModelShape, llama_config, load_pretrained
+from llmo.engine.models import ModelShape, load_pretrained, model_config
 from llmo.errors import LlmoError
 from llmo.hyperparameters import Start
 from llmo.mdp.materials import Source, draw_sources, draw_teacher, others
@@ -51,6 +51,23 @@ RESCALED_STREAM = 2
 """Apart from the random numbers of other environments, so that they share no seed."""
 HIDEABLE = ("gradient", "sources", "teacher")
 CLOSABLE = ("adapter", "augment", "distil", "load", "rollback")
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """How large models and budgets are.
+
+    Attributes:
+        small: Shape of the model where the budget is small.
+        large: Where it is large; the two are about as likely.
+        least: Smallest budget, in multiples of what pays 14 steps of 8 optimizer steps of the small shape.
+        most: Largest budget.
+    """
+
+    small: ModelShape
+    large: ModelShape
+    least: float = 1.0
+    most: float = BUDGET_FACTOR
 
 
 @dataclass(frozen=True)
@@ -124,7 +141,7 @@ def episode_cost(cost: Cost, teacher: str, steps: int, interval: int) -> float:
 @lru_cache(maxsize=64)
 def model_cost(shape: ModelShape, rank: int = 0, target_modules: tuple[str, ...] = ()) -> Cost:
     """FLOPs of one sequence; see `sequence_cost`."""
-    return sequence_cost(llama_config(shape), TOKENS, rank, target_modules)
+    return sequence_cost(model_config(shape), TOKENS, rank, target_modules)
 
 
 @lru_cache(maxsize=64)
@@ -143,10 +160,11 @@ def draw_instance(part: str, index: int, budget_scale: float = 1.0) -> Instance:
     Raises:
         LlmoError: No such part, no such index, or the scale is not positive and finite.
     """
-    return _draw(np.random.default_rng(valid_place(part, index, budget_scale)), part, index, budget_scale)
+    rng = np.random.default_rng(valid_place(part, index, budget_scale))
+    return _draw(rng, part, index, budget_scale, Sizes(*SHAPES[part]))
 
 
-def draw_rescaled_instance(part: str, index: int, budget_scale: float = 1.0) -> Instance:
+def draw_rescaled_instance(part: str, index: int, budget_scale: float = 1.0, sizes: Sizes | None = None) -> Instance:
     """The instance at one place of a part, with weights of a scale that nobody is told.
 
     What a model computes says little about the rate that trains it best: models of the same function whose weights are
@@ -157,23 +175,24 @@ def draw_rescaled_instance(part: str, index: int, budget_scale: float = 1.0) -> 
         part: ``train``, ``dev`` or ``test``.
         index: From 0; every index is a different problem, and none is one of `draw_instance`.
         budget_scale: Multiplies the budget, and nothing else; for measuring speed-up.
+        sizes: Of models and budgets; by default those of the part.
 
     Raises:
         LlmoError: No such part, no such index, or the scale is not positive and finite.
     """
     rng = np.random.default_rng([*valid_place(part, index, budget_scale), RESCALED_STREAM])
-    instance = _draw(rng, part, index, budget_scale)
+    instance = _draw(rng, part, index, budget_scale, sizes or Sizes(*SHAPES[part]))
     return replace(instance, weight_scale=float(WEIGHT_SCALE ** rng.uniform(-1, 1)))
 
 
-def _draw(rng: np.random.Generator, part: str, index: int, budget_scale: float) -> Instance:
+def _draw(rng: np.random.Generator, part: str, index: int, budget_scale: float, sizes: Sizes) -> Instance:
     domain = str(rng.choice(DOMAINS))
     sources, changes = draw_sources(rng, domain)
     start: Start = "scratch" if rng.random() < 0.5 else "pretrained"
     damage = float(rng.choice(DAMAGES, p=[0.2, 0.4, 0.4])) if start == "pretrained" else 0.0
     base = str(rng.choice(others(domain))) if damage else FARTHEST[domain]
     teacher = draw_teacher(rng, domain)
-    shape, steps, interval = _draw_size(rng, part)
+    shape, steps, interval = _draw_size(rng, sizes)
     return Instance(
         part=part,
         index=int(index),
@@ -196,10 +215,10 @@ def _draw(rng: np.random.Generator, part: str, index: int, budget_scale: float) 
     )
 
 
-def _draw_size(rng: np.random.Generator, part: str) -> tuple[ModelShape, int, int]:
-    """Model shape, environment steps, optimizer steps in each: for a budget drawn from a range of `BUDGET_FACTOR`."""
-    small, large = SHAPES[part]
-    factor = BUDGET_FACTOR ** rng.random()
+def _draw_size(rng: np.random.Generator, sizes: Sizes) -> tuple[ModelShape, int, int]:
+    """Model shape, environment steps, optimizer steps in each: for a budget drawn log-uniformly."""
+    small, large = sizes.small, sizes.large
+    factor = sizes.least * (sizes.most / sizes.least) ** rng.random()
     least = {shape: plain_cost(model_cost(shape), LEAST_INTERVAL) for shape in (small, large)}
     affordable = least[large] / least[small]
     big = factor >= affordable and (factor >= SMALL_UNTIL or rng.random() < 0.5)

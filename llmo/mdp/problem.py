@@ -21,7 +21,7 @@ from llmo.tasks.causal_lm import CausalLM
 from llmo.tasks.text import CELLS, Cell, load_corpus
 
 if TYPE_CHECKING:
-    from transformers import LlamaForCausalLM
+    from transformers import PreTrainedModel
 
 
 def build_problem(instance: Instance) -> Problem:
@@ -122,7 +122,7 @@ def _fresh_factors(rng: np.random.Generator, instance: Instance, layout: FactorL
     return factors
 
 
-def _start_weights(rng: np.random.Generator, instance: Instance) -> tuple[LlamaForCausalLM, Tensor]:
+def _start_weights(rng: np.random.Generator, instance: Instance) -> tuple[PreTrainedModel, Tensor]:
     if instance.start == "scratch":
         model = build_model(instance.shape, int(rng.integers(2**31)))
         return model, Layout(model).flatten(model)
@@ -136,11 +136,25 @@ def _start_weights(rng: np.random.Generator, instance: Instance) -> tuple[LlamaF
     return model, weights
 
 
-def _rescaled(model: LlamaForCausalLM, weights: Tensor, scale: float) -> Tensor:
-    """Weights of another scale that compute the same: every matrix times `scale`, every gain of a norm divided by it.
+def _rescaled(model: PreTrainedModel, weights: Tensor, scale: float) -> Tensor:
+    """Weights of another scale that compute the same.
 
-    A norm takes out the scale of the residual stream that embeddings and output projections write, and its own gain
-    that of the matrices which read it.
+    Every matrix is multiplied by `scale`, with the bias of what writes to the residual stream, and every gain and bias
+    of a norm is divided by it: a norm takes out the scale of the residual stream, and its own gain that of the matrices
+    which read it.
     """
-    factors = [torch.tensor(scale if p.ndim > 1 else 1 / scale).expand(p.numel()) for p in model.parameters()]
-    return weights * torch.cat(factors)
+    return weights * torch.cat(
+        [
+            torch.tensor(_factor(name, parameter, scale)).expand(parameter.numel())
+            for name, parameter in model.named_parameters()
+        ]
+    )
+
+
+def _factor(name: str, parameter: Tensor, scale: float) -> float:
+    """By what one parameter is multiplied; a bias is that of a norm, of what writes the stream, or of what reads it."""
+    if parameter.ndim > 1:
+        return scale
+    if name.endswith("c_proj.bias"):
+        return scale
+    return 1.0 if name.endswith(("c_attn.bias", "c_fc.bias")) else 1 / scale

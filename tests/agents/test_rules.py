@@ -11,7 +11,7 @@ from llmo import catalog
 from llmo.agent import Agent
 from llmo.diagnostics.features import INDEX, NAMES
 from llmo.errors import LlmoError
-from llmo.evaluation.result import EpisodeRecord, Job
+from llmo.evaluation.result import EpisodeRecord, Job, tuned_job
 from llmo.evaluation.rollout import play
 from llmo.mdp.spec import env_spec
 
@@ -270,3 +270,14 @@ def test_the_update_ratio_is_turned_by_way_of_the_default_where_that_is_nearer()
     player = Player("update_ratio", pretrained=0.01, first=1.0)
     assert player.act(spent=-1, pretrained=1, base_rate=np.log10(30), update_ratio=np.log10(0.3) + 2) == "rate_default"
     assert Player("update_ratio").act(spent=-1, pretrained=1, base_rate=-0.7) == "rate_default"
+
+
+def test_the_null_rival_differs_from_the_cosine_by_luck_alone() -> None:
+    """The same rates and budget and the same first measurement; other batches, so other losses after that."""
+    jobs = [tuned_job(ENV, "train", 0, name, budget=0.4) for name in ("cosine", "cosine_again")]
+    assert jobs[0].parameters == jobs[1].parameters
+    one, other = play(jobs)
+    assert one.result.initial_validation_loss == other.result.initial_validation_loss
+    for ours, theirs in zip(one.decisions, other.decisions, strict=True):
+        assert (ours.learning_rate, ours.spent) == (theirs.learning_rate, theirs.spent)
+        assert 0 < abs(ours.validation_loss / theirs.validation_loss - 1) < 0.1

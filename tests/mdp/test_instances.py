@@ -10,16 +10,21 @@ import torch
 
 from llmo.actions.menu import MENU
 from llmo.diagnostics.features import FEATURES
-from llmo.engine.models import build_model
+from llmo.engine.models import ModelShape, build_model
 from llmo.errors import LlmoError
 from llmo.mdp.instances import (
+    LEAST_INTERVAL,
     SHAPES,
+    STEPS,
     TEXT_GROUPS,
     TOKENS,
     WEIGHT_SCALE,
     Instance,
+    Sizes,
     draw_instance,
     draw_rescaled_instance,
+    model_cost,
+    plain_cost,
 )
 from llmo.mdp.population import Population
 from llmo.mdp.problem import build_problem
@@ -193,8 +198,10 @@ def test_what_cannot_be_drawn_is_refused(given: tuple) -> None:
 
 def test_weights_of_another_scale_compute_the_same() -> None:
     """In llmo/LanguageModel-v1, whatever the start; and no instance of it is one of version 0."""
-    for index in range(12):
-        instance = draw_rescaled_instance("train", index)
+    gpt2 = ModelShape(32, 2, "gpt2")
+    others = [draw_rescaled_instance("test", index, sizes=Sizes(gpt2, gpt2)) for index in range(6)]
+    assert {instance.start for instance in others} == {"scratch", "pretrained"}
+    for instance in [*(draw_rescaled_instance("train", index) for index in range(12)), *others]:
         assert 1 / WEIGHT_SCALE <= instance.weight_scale <= WEIGHT_SCALE
         plain = dataclasses.replace(instance, weight_scale=1.0)
         losses = []
@@ -207,7 +214,7 @@ def test_weights_of_another_scale_compute_the_same() -> None:
                 logits = model(problem.task.validation.inputs).logits
             losses.append(problem.task.score(logits, problem.task.validation.labels))
         assert torch.allclose(*losses, rtol=2e-3)
-        assert instance.seed != draw_instance("train", index).seed
+        assert instance.seed != draw_instance(instance.part, instance.index).seed
     scales = np.log([draw_rescaled_instance("train", index).weight_scale for index in range(400)])
     assert abs(scales.mean()) < 0.2
     assert scales.std() == pytest.approx(math.log(WEIGHT_SCALE) / math.sqrt(3), rel=0.1)
@@ -215,6 +222,28 @@ def test_weights_of_another_scale_compute_the_same() -> None:
 
 def sizes(model: torch.nn.Module) -> list[int]:
     return [parameter.numel() for parameter in model.parameters()]
+
+
+@pytest.mark.parametrize(
+    ("env", "shape", "smallest", "budgets"),
+    [
+        ("Large", "56x3", ModelShape(56, 3), (1, 16)),
+        ("Long", "40x2", ModelShape(24, 1), (16, 64)),
+        ("GPT2", "gpt2-32x2", ModelShape(32, 2, "gpt2"), (1, 16)),
+    ],
+)
+def test_what_policies_are_carried_over_to(
+    env: str, shape: str, smallest: ModelShape, budgets: tuple[int, int]
+) -> None:
+    """Shapes and budgets, in multiples of the least that the smallest model can have; as many steps as ever."""
+    spec = env_spec(f"llmo/LanguageModel-{env}-v1")
+    instances = [spec.draw("test", index, 1.0) for index in range(200)]
+    assert {str(instance.shape) for instance in instances} == {shape}
+    unit = 14 * plain_cost(model_cost(smallest), LEAST_INTERVAL)
+    plain = [one.steps * plain_cost(model_cost(one.shape), one.interval) / unit for one in instances]
+    assert budgets[0] * 0.85 < min(plain) < budgets[0] * 1.3
+    assert budgets[1] * 0.75 < max(plain) < budgets[1] * 1.15
+    assert {instance.steps for instance in instances} <= set(range(STEPS[0], STEPS[1] + 1))
 
 
 @pytest.mark.parametrize(
