@@ -7,11 +7,14 @@ it the best rate. See `llmo/mdp/instances.py` for what an instance draws.
 
 from __future__ import annotations
 
+from functools import partial
+
 from llmo.actions.menu import MENU
 from llmo.mdp.instances import draw_instance, draw_rescaled_instance
 from llmo.mdp.problem import build_problem
 from llmo.mdp.spec import EnvSpec
 from llmo.registry import environments
+from llmo.tasks.own_text import load_folder
 
 
 @environments.register("llmo/LanguageModel-v0")
@@ -21,6 +24,14 @@ def language_model() -> EnvSpec:
 
 
 @environments.register("llmo/LanguageModel-v1")
-def rescaled_language_model() -> EnvSpec:
-    """The same with weights of an unknown scale: the default rate may be wrong by a factor of 8."""
-    return EnvSpec("llmo/LanguageModel-v1", MENU, draw_rescaled_instance, build_problem)
+def rescaled_language_model(data: str = "") -> EnvSpec:
+    """The same with weights of an unknown scale: the default rate may be wrong by a factor of 8.
+
+    Args:
+        data: Folder with `train.txt`, `valid.txt` and `test.txt`, whose text is the target domain of every instance.
+    """
+    if not data:
+        return EnvSpec("llmo/LanguageModel-v1", MENU, draw_rescaled_instance, build_problem)
+    load_folder(data)
+    draw = partial(draw_rescaled_instance, folder=data)
+    return EnvSpec(f"llmo/LanguageModel-v1:{data}", MENU, draw, build_problem, data=data)

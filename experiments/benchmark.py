@@ -26,6 +26,7 @@ def benchmark(
     env: str = "llmo/LanguageModel-v1",
     agents: list[str] | None = None,
     policy: list[str] | None = None,
+    data: str = "",
     instances: int = 32,
     split: Literal["train", "dev", "test"] = "test",
     first: int = 0,
@@ -45,6 +46,7 @@ def benchmark(
             instance, looks ahead, brings an optimizer, or is a control.
         policy: Folders of policies that learned agents play, several for the seeds of a training; by default the one
             that comes with the agent.
+        data: Folder with `train.txt`, `valid.txt` and `test.txt`, whose text is learned instead.
         instances: How many.
         split: ``train``, ``dev`` or ``test``.
         first: Index of the first instance.
@@ -69,6 +71,7 @@ def benchmark(
     from llmo.evaluation.workers import find_workers
     from llmo.run_dir import RunDir, write_text_atomic
 
+    env = f"{env}:{data}" if data else env
     at_least(1, instances=instances, replicas=replicas)
     at_least(0, first=first, seed=seed)
     found = find_workers(workers)

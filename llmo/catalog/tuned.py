@@ -38,12 +38,12 @@ def shipped(env: str = DEFAULT_ENV) -> dict[str, Any]:
     """What was found in an environment: ``{"reference", "best_rule", "rules": {NAME: {"parameters", ...}}, ...}``.
 
     Args:
-        env: Registered name; for one where nothing was tuned, the values of `DEFAULT_ENV`.
+        env: Registered name, with or without a folder; where nothing was tuned, the values of `DEFAULT_ENV`.
 
     Raises:
         LlmoError: The file is not there, or is no such file.
     """
-    content: dict[str, Any] = everything().get(env, everything()[DEFAULT_ENV])
+    content: dict[str, Any] = everything().get(env.partition(":")[0], everything()[DEFAULT_ENV])
     return content
 
 

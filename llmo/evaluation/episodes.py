@@ -12,8 +12,9 @@ from llmo.evaluation.result import EpisodeRecord, Job
 from llmo.evaluation.rollout import chunks, play
 from llmo.evaluation.spread import spread
 from llmo.evaluation.workers import Workers
+from llmo.mdp.spec import env_spec
 from llmo.registry import valid_name
-from llmo.tasks.text import load_corpus
+from llmo.tasks.own_text import text_sha256
 
 Place = Callable[[Job], Path]
 """Where a job's file lies, below the folder of the episodes."""
@@ -62,6 +63,6 @@ def play_all(
     for job, record in zip(jobs, found, strict=True):
         if record.result.job != job:
             raise LlmoError("episode file", str(folder / place(job)), f"that of {job}; choose another folder")
-        if record.result.corpus_sha256 != load_corpus().sha256:
+        if record.result.corpus_sha256 != text_sha256(env_spec(job.env).data):
             raise LlmoError("episode file", str(folder / place(job)), "one made with the text of this Python")
     return found

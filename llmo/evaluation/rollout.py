@@ -15,7 +15,8 @@ from llmo.evaluation.members import together
 from llmo.evaluation.result import Decision, EpisodeRecord, Job, Result
 from llmo.mdp.population import Population, Step
 from llmo.mdp.spec import EnvSpec, env_spec
-from llmo.tasks.text import PARTS, load_corpus
+from llmo.tasks.own_text import text_sha256
+from llmo.tasks.text import PARTS
 
 
 def chunks(jobs: Sequence[Job], replicas: int) -> list[list[Job]]:
@@ -201,5 +202,5 @@ def _result(
         diverged=state.diverged,
         masked=episode.masked,
         total_reward=math.fsum(decision.reward for decision in decisions),
-        corpus_sha256=load_corpus().sha256,
+        corpus_sha256=text_sha256(population.spec.data),
     )

@@ -79,7 +79,7 @@ class Instance:
         index: Its place in the part.
         seed: Of everything random in it.
         shape: Model width and depth.
-        domain: Target domain.
+        domain: Target domain; a folder where the text is a user's own.
         text_group: Which group of the domain's held-out text validates and tests it.
         sources: The three materials, in the order of the slots at the start.
         changes: Shares of the budget at which the materials change slots, with the new order.
@@ -164,7 +164,9 @@ def draw_instance(part: str, index: int, budget_scale: float = 1.0) -> Instance:
     return _draw(rng, part, index, budget_scale, Sizes(*SHAPES[part]))
 
 
-def draw_rescaled_instance(part: str, index: int, budget_scale: float = 1.0, sizes: Sizes | None = None) -> Instance:
+def draw_rescaled_instance(
+    part: str, index: int, budget_scale: float = 1.0, sizes: Sizes | None = None, folder: str = ""
+) -> Instance:
     """The instance at one place of a part, with weights of a scale that nobody is told.
 
     What a model computes says little about the rate that trains it best: models of the same function whose weights are
@@ -176,21 +178,24 @@ def draw_rescaled_instance(part: str, index: int, budget_scale: float = 1.0, siz
         index: From 0; every index is a different problem, and none is one of `draw_instance`.
         budget_scale: Multiplies the budget, and nothing else; for measuring speed-up.
         sizes: Of models and budgets; by default those of the part.
+        folder: Whose text is learned, see `llmo/tasks/own_text.py`; by default that of a domain.
 
     Raises:
         LlmoError: No such part, no such index, or the scale is not positive and finite.
     """
     rng = np.random.default_rng([*valid_place(part, index, budget_scale), RESCALED_STREAM])
-    instance = _draw(rng, part, index, budget_scale, sizes or Sizes(*SHAPES[part]))
+    instance = _draw(rng, part, index, budget_scale, sizes or Sizes(*SHAPES[part]), folder)
     return replace(instance, weight_scale=float(WEIGHT_SCALE ** rng.uniform(-1, 1)))
 
 
-def _draw(rng: np.random.Generator, part: str, index: int, budget_scale: float, sizes: Sizes) -> Instance:
-    domain = str(rng.choice(DOMAINS))
+def _draw(
+    rng: np.random.Generator, part: str, index: int, budget_scale: float, sizes: Sizes, folder: str = ""
+) -> Instance:
+    domain = folder or str(rng.choice(DOMAINS))
     sources, changes = draw_sources(rng, domain)
     start: Start = "scratch" if rng.random() < 0.5 else "pretrained"
     damage = float(rng.choice(DAMAGES, p=[0.2, 0.4, 0.4])) if start == "pretrained" else 0.0
-    base = str(rng.choice(others(domain))) if damage else FARTHEST[domain]
+    base = str(rng.choice(others(domain))) if damage else FARTHEST.get(domain, "code")
     teacher = draw_teacher(rng, domain)
     shape, steps, interval = _draw_size(rng, sizes)
     return Instance(

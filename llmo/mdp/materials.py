@@ -35,10 +35,12 @@ def others(domain: str) -> list[str]:
 
 
 def draw_teacher(rng: np.random.Generator, domain: str) -> str:
-    """Name of a shipped teacher, good, early or of another domain; or of none."""
+    """Name of a shipped teacher, good, early or of another domain; or of none. A folder's text has no teacher."""
     choice = rng.choice(["none", "good", "early", "off_domain"], p=[0.4, 0.3, 0.15, 0.15])
     teacher_domain = str(rng.choice(others(domain))) if choice == "off_domain" else domain
-    return "" if choice == "none" else f"teacher-{teacher_domain}-{'early' if choice == 'early' else 'good'}"
+    if choice == "none" or teacher_domain not in DOMAINS:
+        return ""
+    return f"teacher-{teacher_domain}-{'early' if choice == 'early' else 'good'}"
 
 
 def draw_sources(

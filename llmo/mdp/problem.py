@@ -18,7 +18,8 @@ from llmo.hyperparameters import Hyperparameters, default_learning_rate
 from llmo.mdp.instances import BATCH, TEST_SEQUENCES, TEXT_GROUPS, TOKENS, VALIDATION_SEQUENCES, Instance
 from llmo.mdp.materials import Source
 from llmo.tasks.causal_lm import CausalLM
-from llmo.tasks.text import CELLS, Cell, load_corpus
+from llmo.tasks.own_text import FILES, cell_tokens
+from llmo.tasks.text import CELLS, DOMAINS, Cell
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -53,10 +54,8 @@ def build_problem(instance: Instance) -> Problem:
 
 def _material(rng: np.random.Generator, source: Source, part: str) -> NDArray[np.int16]:
     """A stretch of the part's own training text; noise replaces tokens by others of the same text."""
-    corpus = load_corpus()
-    cell = (source.domain, part, "training")
-    text = corpus.tokens[cell]
-    wanted = max(4 * TOKENS, min(len(text), round(source.bytes * len(text) / corpus.bytes[cell])))
+    text, size = cell_tokens((source.domain, part, "training"))
+    wanted = max(4 * TOKENS, min(len(text), round(source.bytes * len(text) / size)))
     start = int(rng.integers(len(text) - wanted + 1))
     material = text[start : start + wanted].copy()
     if source.noise:
@@ -67,7 +66,7 @@ def _material(rng: np.random.Generator, source: Source, part: str) -> NDArray[np
 
 def _windows(rng: np.random.Generator, cell: Cell, group: int, count: int) -> NDArray[np.int64]:
     """Windows of T + 1 tokens of one group's stretch of a held-out text; without overlap as far as it has room."""
-    text, own = load_corpus().tokens[cell], _own(cell)
+    (text, _), own = cell_tokens(cell), _own(cell)
     size = len(text) // TEXT_GROUPS
     first, last = group * size, (group + 1) * size - TOKENS
     step = TOKENS if (last - first) // TOKENS >= count else max(1, (last - first) // count)
@@ -81,21 +80,23 @@ def _windows(rng: np.random.Generator, cell: Cell, group: int, count: int) -> ND
 def _own(cell: Cell) -> NDArray[np.bool_]:
     """Where windows begin that stand in no other text: a rule of dashes or a common idiom belongs to nobody."""
     here = _hashes(cell)
-    return _count(here, np.sort(here)) == _count(here, _all_hashes())
+    domain, part, _ = cell
+    return _count(here, np.sort(here)) == _count(here, _all_hashes("" if domain in DOMAINS else domain, part))
 
 
 def _count(wanted: NDArray[np.uint64], ascending: NDArray[np.uint64]) -> NDArray[np.intp]:
     return np.searchsorted(ascending, wanted, "right") - np.searchsorted(ascending, wanted, "left")
 
 
-@lru_cache(maxsize=1)
-def _all_hashes() -> NDArray[np.uint64]:
-    return np.sort(np.concatenate([_hashes(cell) for cell in CELLS]))
+@lru_cache(maxsize=8)
+def _all_hashes(folder: str, part: str) -> NDArray[np.uint64]:
+    own = [(folder, part, split) for split in FILES] if folder else []
+    return np.sort(np.concatenate([_hashes(cell) for cell in (*CELLS, *own)]))
 
 
 def _hashes(cell: Cell) -> NDArray[np.uint64]:
     """A 64-bit hash of the window of T + 1 tokens at each place of a text."""
-    text = load_corpus().tokens[cell].astype(np.uint64)
+    text = cell_tokens(cell)[0].astype(np.uint64)
     factors = np.random.default_rng(0).integers(2**63, size=TOKENS + 1, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
     windows = len(text) - TOKENS
     result = np.zeros(windows, np.uint64)

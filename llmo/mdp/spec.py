@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -10,6 +11,7 @@ from llmo.actions.action import Action
 from llmo.agent import Space
 from llmo.diagnostics.features import NAMES
 from llmo.engine.state import Problem
+from llmo.errors import LlmoError
 from llmo.mdp.instances import Instance
 
 
@@ -24,6 +26,7 @@ class EnvSpec:
         build: An instance to the problem that the engine trains.
         frozen_base: An instance to the name of the pre-trained model whose frozen weights its run shares with others;
             empty where every run trains weights of its own.
+        data: Folder whose text is learned; empty where the text is that of every Python.
         actions: The actions themselves, made from the menu.
 
     Raises:
@@ -35,6 +38,7 @@ class EnvSpec:
     draw: Callable[[str, int, float], Instance]
     build: Callable[[Instance], Problem]
     frozen_base: Callable[[Instance], str] = lambda instance: ""
+    data: str = ""
     actions: tuple[Action, ...] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -51,8 +55,15 @@ class EnvSpec:
 def env_spec(name: str) -> EnvSpec:
     """The spec of a registered environment.
 
+    Args:
+        name: Its registered name; after a colon a folder, in environments that can learn the text of one.
+
     Raises:
-        LlmoError: No such environment.
+        LlmoError: No such environment, or it cannot learn from a folder.
     """
-    spec: EnvSpec = catalog.get("envs", name)()
+    known, _, data = name.partition(":")
+    factory = catalog.get("envs", known)
+    if data and "data" not in inspect.signature(factory).parameters:
+        raise LlmoError("environment with data", name, f"{known} alone")
+    spec: EnvSpec = factory(data) if data else factory()
     return spec
