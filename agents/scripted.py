@@ -1,6 +1,6 @@
 """Scripted players of the menu: the decisions that usually pay, in the order in which they pay.
 
-`update_ratio`, the best of all tuned rules, is what `ppo` imitates before it learns on its own.
+`update_ratio` is what `ppo` imitates before it learns on its own, and a rule like any other.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ def _sized(name: str, sizes: Sizes) -> EnvSpec:
 
 @environments.register("llmo/LanguageModel-Large-v1")
 def large() -> EnvSpec:
-    """Models of width 56 and three blocks, three times the parameters of the largest of llmo/LanguageModel-v1."""
+    """Models of width 56 and three blocks, with 2.5 times the parameters of the largest of llmo/LanguageModel-v1."""
     shape = ModelShape(56, 3)
     return _sized("llmo/LanguageModel-Large-v1", Sizes(shape, shape))
 

@@ -60,9 +60,10 @@ def play_all(
                 record.save(folder / place(job))
             progress.advance(len(records))
     found = [EpisodeRecord.load(folder / place(job)) for job in jobs]
+    texts = {env: text_sha256(env_spec(env).data) for env in {job.env for job in jobs}}
     for job, record in zip(jobs, found, strict=True):
         if record.result.job != job:
             raise LlmoError("episode file", str(folder / place(job)), f"that of {job}; choose another folder")
-        if record.result.corpus_sha256 != text_sha256(env_spec(job.env).data):
-            raise LlmoError("episode file", str(folder / place(job)), "one made with the text of this Python")
+        if record.result.corpus_sha256 != texts[job.env]:
+            raise LlmoError("episode file", str(folder / place(job)), "one made with the text that is there now")
     return found

@@ -68,6 +68,7 @@ def score(records: Sequence[EpisodeRecord], reference: str, best_rule: str) -> d
         "best_rule": best_rule,
         "budget_flops": float(np.mean([r.budget_flops for r in results if r.job.budget == 1])),
         **provenance(),
+        "corpus_sha256": results[0].corpus_sha256,
         "agents": rows,
         "pairs": pairs,
         "horizons": by_horizon(losses, instances, best_rule if best_rule in losses else reference),

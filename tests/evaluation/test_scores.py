@@ -134,6 +134,7 @@ def test_a_constant_shift_of_log_loss_is_the_score(losses: np.ndarray) -> None:
     assert scores["pairs"]["constant"]["ppo"]["iqm"] == pytest.approx(-2)
     assert (row["flops"], row["wall_s"], row["masked"], row["tuned"]["peak"]) == (90, 2, 1, 2.0)
     assert (scores["instances"], scores["text_groups"], scores["budget_flops"]) == (33, 8, 100)
+    assert scores["corpus_sha256"] == "0" * 64
     assert scores["speedup"] == {}
 
 
