@@ -27,7 +27,7 @@ def demo(
     Args:
         out: Folder for everything.
         steps: Environment steps to learn from.
-        demonstrations: Train instances that the scripted teacher plays first, and that are learned on.
+        demonstrations: Train instances that the teacher plays first, and that are learned on.
         instances: Held-out instances to compare on.
         seed: Of everything random in learning.
         workers: ``0`` for this process, ``N`` or ``processes:N``, ``processes`` for one a core, ``ray`` or ``ray:N``.
