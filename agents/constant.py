@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmo.registry import agents
-from llmo.schedules import PEAKS, PlainSchedule
+from llmo.schedules import PEAKS, PlainSchedule, TracksSources
 
 
 @agents.register("constant")
@@ -18,3 +18,11 @@ class Constant(PlainSchedule):
     def shape(self, spent: float) -> float:
         """See `ScheduleRule.shape`."""
         return 1.0
+
+
+@agents.register("tracking_constant")
+class TrackingConstant(TracksSources, Constant):
+    """The tuned constant rate with the tracking mixture."""
+
+    grid = {}
+    tuned_as = "constant"

@@ -8,7 +8,7 @@ from dataclasses import replace
 from llmo.mdp.population import Population
 from llmo.registry import agents
 from llmo.rules import share
-from llmo.schedules import PEAKS, PlainSchedule, cosine
+from llmo.schedules import PEAKS, PlainSchedule, TracksSources, cosine
 
 
 @agents.register("cosine")
@@ -36,6 +36,14 @@ class Cosine(PlainSchedule):
     def shape(self, spent: float) -> float:
         """See `ScheduleRule.shape`."""
         return cosine(spent, self.warmup, self.floor)
+
+
+@agents.register("tracking_cosine")
+class TrackingCosine(TracksSources, Cosine):
+    """The tuned cosine with the tracking mixture."""
+
+    grid = {}
+    tuned_as = "cosine"
 
 
 @agents.register("cosine_again")

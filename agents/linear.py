@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llmo.registry import agents
 from llmo.rules import share
-from llmo.schedules import PEAKS, PlainSchedule, trapezoid
+from llmo.schedules import PEAKS, PlainSchedule, TracksSources, trapezoid
 
 
 @agents.register("linear")
@@ -26,3 +26,11 @@ class Linear(PlainSchedule):
     def shape(self, spent: float) -> float:
         """See `ScheduleRule.shape`."""
         return trapezoid(spent, self.warmup, 1 - self.warmup)
+
+
+@agents.register("tracking_linear")
+class TrackingLinear(TracksSources, Linear):
+    """The tuned linear decay with the tracking mixture."""
+
+    grid = {}
+    tuned_as = "linear"

@@ -12,7 +12,7 @@ from llmo.agent import Agent, Schedule
 from llmo.errors import LlmoError
 from llmo.registry import agents
 from llmo.rules import View, positive
-from llmo.schedules import PEAKS
+from llmo.schedules import PEAKS, tracks_not_yet
 
 THRESHOLD = 1e-4
 """Share by which a loss must fall below the best one to count as better."""
@@ -109,3 +109,19 @@ class Plateau(Agent):
     def explain(self) -> list[str]:
         """See `Agent.explain`."""
         return self._reasons
+
+
+@agents.register("tracking_plateau")
+class TrackingPlateau(Plateau):
+    """The tuned reduction on plateau with the tracking mixture."""
+
+    grid = {}
+    tuned_as = "plateau"
+
+    def act(
+        self, observation: NDArray[np.float32], mask: NDArray[np.bool_], episode_start: NDArray[np.bool_]
+    ) -> NDArray[np.int64]:
+        """See `Agent.act`: the mixture first, then always `keep`."""
+        chosen = super().act(observation, mask, episode_start)
+        views = [View(self.space, *one) for one in zip(observation, mask, strict=True)]
+        return np.where([tracks_not_yet(view) for view in views], self.space.action("source_tracking"), chosen)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from llmo.errors import LlmoError
 from llmo.registry import agents
 from llmo.rules import positive
-from llmo.schedules import PEAKS, PlainSchedule, staircase
+from llmo.schedules import PEAKS, PlainSchedule, TracksSources, staircase
 
 
 @agents.register("step")
@@ -39,3 +39,11 @@ class Step(PlainSchedule):
     def shape(self, spent: float) -> float:
         """See `ScheduleRule.shape`."""
         return staircase(spent, self.factor, self.drops)
+
+
+@agents.register("tracking_step")
+class TrackingStep(TracksSources, Step):
+    """The tuned step decay with the tracking mixture."""
+
+    grid = {}
+    tuned_as = "step"

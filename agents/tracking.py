@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from llmo.registry import agents
-from llmo.rules import View, share
-from llmo.schedules import PEAKS, ScheduleRule, trapezoid
+from llmo.rules import share
+from llmo.schedules import PEAKS, TracksSources, trapezoid
 
 
 @agents.register("tracking")
-class Tracking(ScheduleRule[None]):
+class Tracking(TracksSources):
     """The tracking mixture from the start; a constant rate, then linear decay to zero.
 
     Args:
@@ -28,12 +26,3 @@ class Tracking(ScheduleRule[None]):
     def shape(self, spent: float) -> float:
         """See `ScheduleRule.shape`."""
         return trapezoid(spent, 0.0, self.decay)
-
-    def begin(self, random: np.random.Generator) -> None:
-        """Nothing is remembered."""
-
-    def choose(self, view: View, memory: None) -> tuple[str, str]:
-        """See `Rule.choose`."""
-        if view.value("mixing_tracking") <= 0 and view.allows("source_tracking"):
-            return "source_tracking", "the sources are mixed by how near their losses are to the validation loss"
-        return "keep", self.rate_now(view)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from llmo.registry import agents
 from llmo.rules import share
-from llmo.schedules import PEAKS, PlainSchedule, trapezoid
+from llmo.schedules import PEAKS, PlainSchedule, TracksSources, trapezoid
 
 
 @agents.register("wsd")
@@ -34,3 +34,11 @@ class WarmupStableDecay(PlainSchedule):
     def shape(self, spent: float) -> float:
         """See `ScheduleRule.shape`."""
         return trapezoid(spent, self.warmup, self.decay)
+
+
+@agents.register("tracking_wsd")
+class TrackingWarmupStableDecay(TracksSources, WarmupStableDecay):
+    """The tuned plateau and decay with the tracking mixture."""
+
+    grid = {}
+    tuned_as = "wsd"

@@ -81,3 +81,21 @@ class PlainSchedule(ScheduleRule[None]):
     def choose(self, view: View, memory: None) -> tuple[str, str]:
         """See `Rule.choose`."""
         return "keep", self.rate_now(view)
+
+
+class TracksSources(ScheduleRule[None]):
+    """Mixes the sources by how near their losses are to the validation loss, under the schedule it is put before."""
+
+    def begin(self, random: np.random.Generator) -> None:
+        """Nothing is remembered."""
+
+    def choose(self, view: View, memory: None) -> tuple[str, str]:
+        """See `Rule.choose`."""
+        if tracks_not_yet(view):
+            return "source_tracking", "the sources are mixed by how near their losses are to the validation loss"
+        return "keep", self.rate_now(view)
+
+
+def tracks_not_yet(view: View) -> bool:
+    """Whether a run could have the tracking mixture and has it not."""
+    return view.value("mixing_tracking") <= 0 and view.allows("source_tracking")

@@ -155,9 +155,22 @@ def test_explore_then_commit_finds_the_source_that_gains(good: int, rounds: int)
     assert [player.act(gain_1=0.0) for _ in range(3)] == ["keep"] * 3
 
 
-def test_tracking_begins_at_once() -> None:
-    player = Player("tracking")
+TRACKING = [f"tracking_{name}" for name in ("constant", "cosine", "linear", "step", "wsd", "plateau")]
+
+
+@pytest.mark.parametrize("name", ["tracking", *TRACKING])
+def test_tracking_begins_at_once(name: str) -> None:
+    player = Player(name)
     assert [player.act(mixing_uniform=1.0), player.act(mixing_tracking=1.0)] == ["source_tracking", "keep"]
+
+
+@pytest.mark.parametrize("name", TRACKING)
+def test_tracking_goes_under_every_tuned_schedule(name: str) -> None:
+    plain = name.removeprefix("tracking_")
+    job, other = (tuned_job(ENV, "train", 0, one) for one in (name, plain))
+    assert job.parameters == other.parameters != ()
+    (ours,), (theirs,) = (ready(one.agent, [0], ["scratch"], **dict(job.parameters))[1] for one in (job, other))
+    assert [ours(spent) for spent in (0.0, 0.1, 0.5, 0.9)] == [theirs(spent) for spent in (0.0, 0.1, 0.5, 0.9)]
 
 
 def test_bandit_comes_to_use_the_action_that_pays() -> None:
