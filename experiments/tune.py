@@ -9,6 +9,7 @@ import inspect
 import json
 from collections.abc import Sequence
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -30,7 +31,7 @@ def tunable(names: Sequence[str] | None) -> dict[str, type[Any]]:
     """The agents that have a grid, by name; all of them for None.
 
     Raises:
-        LlmoError: There is no such agent, or it has no grid.
+        LlmoError: There is no such agent, it has no grid, or Optuna is not installed and one of them needs it.
     """
     catalog.load("agents")
     registry = catalog.KINDS["agents"]
@@ -38,7 +39,10 @@ def tunable(names: Sequence[str] | None) -> dict[str, type[Any]]:
     for name in names or ():
         if name not in found:
             raise LlmoError("agent to tune", name, found)
-    return {name: found[name] for name in names or found}
+    chosen = {name: found[name] for name in names or found}
+    if find_spec("optuna") is None and (drawn := [name for name, agent in chosen.items() if agent.trials]):
+        raise LlmoError(f"tuning of {', '.join(drawn)}", "without Optuna", "with it: pip install 'llmo[tune]'")
+    return chosen
 
 
 def defaults(agent: type[Any]) -> dict[str, Any]:
@@ -120,7 +124,7 @@ def search_rules(
     """
     from llmo.evaluation.episodes import play_all
     from llmo.evaluation.provenance import provenance
-    from llmo.evaluation.tuning import BASE, Instances, search, search_all, summary
+    from llmo.evaluation.tuning import BASE, Instances, search, search_all, search_jointly, summary
     from llmo.mdp.spec import env_spec
 
     drawn = {index: env_spec(env).draw("train", index, 1.0) for index in range(count)}
@@ -135,7 +139,12 @@ def search_rules(
             steps[record.result.job.agent] += len(record.decisions)
         return {job: record.result.validation_loss for job, record in zip(jobs, records, strict=True)}
 
-    searches = {name: search(name, agent.grid, defaults(agent), instances) for name, agent in classes.items()}
+    searches = {
+        name: search_jointly(name, agent.grid, defaults(agent), instances, agent.trials)
+        if agent.trials
+        else search(name, agent.grid, defaults(agent), instances)
+        for name, agent in classes.items()
+    }
     found, losses = search_all(searches, play)
     rules = {
         name: summary(name, agent.grid, found[name], instances, losses) | {"env_steps": steps[name]}

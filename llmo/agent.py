@@ -70,6 +70,7 @@ class Agent(ABC):
         control: Whether it is no rival, but shows what something is worth.
         drawn_rate: Whether it starts from the instance's drawn rate, not from a tuned one.
         grid: Values of each parameter that `tune` tries, by name.
+        trials: How many settings of all of them together it lets Optuna draw; 0 to climb along one after another.
         tuned_as: Name of the agent whose tuned values it has; empty for its own.
         space: Set by `bind`.
         seeds: Set by `reset`, one a run.
@@ -81,6 +82,7 @@ class Agent(ABC):
     control: bool = False
     drawn_rate: bool = False
     grid: dict[str, tuple[Any, ...]] = {}
+    trials: int = 0
     tuned_as: str = ""
     search_flops: list[float]
     space: Space

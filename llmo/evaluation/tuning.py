@@ -1,6 +1,6 @@
-"""Searches the parameters of hand rules, one after another, each by climbing its grid.
+"""Searches the parameters of hand rules, one after another, each by climbing its grid, or all of them by Optuna.
 
-The peak rates are searched first, apart for scratch and pre-trained starts, then what shapes the schedule, then the
+A climb searches the peak rates first, apart for scratch and pre-trained starts, then what shapes the schedule, then the
 peaks once more. The score on an instance is 100 log(best validation loss of the constant default rate / the rule's).
 """
 
@@ -120,6 +120,55 @@ def search(agent: str, grid: Grid, start: Mapping[str, Any], instances: Instance
     return chosen
 
 
+TOGETHER = 8
+"""Settings that Optuna draws before it is told how good they are."""
+
+
+def search_jointly(agent: str, grid: Grid, start: Mapping[str, Any], instances: Instances, trials: int) -> Search:
+    """Search all parameters of one rule together, by the tree-structured Parzen estimator (Bergstra et al. 2011).
+
+    Args:
+        agent: Its registered name.
+        grid: Values of each parameter.
+        start: The first setting to be tried.
+        instances: What to play.
+        trials: How many settings are drawn.
+    """
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    sampler = optuna.samplers.TPESampler(seed=0, constant_liar=True)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    study.enqueue_trial({name: _drawn(values, start[name]) for name, values in grid.items()})
+    best: tuple[float, Parameters] = (-math.inf, {})
+    for first in range(0, trials, TOGETHER):
+        drawn = [study.ask() for _ in range(min(TOGETHER, trials - first))]
+        tried = [{name: _suggested(trial, name, values) for name, values in grid.items()} for trial in drawn]
+        jobs = [instances.job(*BASE, index) for index in instances.starts]
+        jobs += [instances.job(agent, parameters, index) for parameters in tried for index in instances.starts]
+        losses = yield jobs
+        for trial, parameters in zip(drawn, tried, strict=True):
+            score = iqm(np.array(instances.score(losses, agent, parameters, list(instances.starts))))
+            study.tell(trial, score)
+            best = max(best, (score, parameters), key=lambda one: one[0])
+    return best[1]
+
+
+def _ordered(values: Sequence[Any]) -> bool:
+    return not any(isinstance(value, str) for value in values)
+
+
+def _drawn(values: Sequence[Any], value: Any) -> Any:
+    """A value as Optuna has it: numbers by their place, so that it knows who is near to whom."""
+    return values.index(value) if _ordered(values) else value
+
+
+def _suggested(trial: Any, name: str, values: Sequence[Any]) -> Any:
+    if _ordered(values):
+        return values[trial.suggest_int(name, 0, len(values) - 1)]
+    return trial.suggest_categorical(name, values)
+
+
 def search_all(
     searches: Mapping[str, Search], play: Callable[[list[Job]], Losses]
 ) -> tuple[dict[str, Parameters], dict[Job, float]]:
@@ -153,7 +202,8 @@ def search_all(
 def at_edge(grid: Grid, parameters: Mapping[str, Any]) -> list[str]:
     """Parameters whose value is the first or the last of its grid; 0 and 1 are ends that a grid cannot pass."""
     ends = {name: (values[0], values[-1]) for name, values in grid.items()}
-    return [name for name, value in parameters.items() if value in ends[name] and value not in (0, 1)]
+    numbers = {name: value for name, value in parameters.items() if not isinstance(value, str)}
+    return [name for name, value in numbers.items() if value in ends[name] and value not in (0, 1)]
 
 
 def summary(agent: str, grid: Grid, parameters: Parameters, instances: Instances, losses: Losses) -> dict[str, Any]:

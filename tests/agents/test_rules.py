@@ -173,6 +173,27 @@ def test_tracking_goes_under_every_tuned_schedule(name: str) -> None:
     assert [ours(spent) for spent in (0.0, 0.1, 0.5, 0.9)] == [theirs(spent) for spent in (0.0, 0.1, 0.5, 0.9)]
 
 
+def test_an_open_loop_plays_its_sequence_whatever_it_sees() -> None:
+    player = Player("open_loop", first="rate_x2", second="keep", third="source_tracking", at_60="rollback")
+    shares = (0.0, 0.05, 0.1, 0.15, 0.2, 0.45, 0.55, 0.6, 0.7, 0.85, 0.95)
+    played = [player.act(spent=2 * share - 1, base_rate=-1.0) for share in shares]
+    start, later = ["rate_x2", "keep", "source_tracking", "keep", "keep"], ["keep", "keep", "rollback", "keep"]
+    assert played == [*start, *later, "rate_decay", "keep"]
+    assert player.act(spent=1.0) == "keep"
+
+
+def test_a_static_setting_holds_from_the_first_step() -> None:
+    parameters = {"scratch": 2.0, "pretrained": 2.0, "mixing": "tracking", "regularisation": 3, "decay_from": 0.5}
+    jobs = [Job(ENV, "train", index, "static", tuple(sorted(parameters.items())), budget=0.4) for index in SMALL]
+    for record, other in zip(play(jobs), play([Job(ENV, "train", index, "keep", budget=0.4) for index in SMALL])):
+        instance = env_spec(ENV).draw("train", record.result.job.index, 0.4)
+        first, last = record.decisions[0], record.decisions[-1]
+        assert first.learning_rate == pytest.approx(2 * other.decisions[0].learning_rate / instance.rate_factor)
+        assert first.mixture != other.decisions[0].mixture
+        assert last.learning_rate < 0.5 * first.learning_rate
+        assert first.cost == other.decisions[0].cost, "nothing is paid for it"
+
+
 def test_bandit_comes_to_use_the_action_that_pays() -> None:
     player = Player("bandit", exploration=0.3)
     closed = ("rate_x", "adapter", "distil", "augment", "source", "regularise")

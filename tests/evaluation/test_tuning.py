@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from llmo.evaluation.result import Job
-from llmo.evaluation.tuning import Climb, Instances, at_edge, search, search_all, summary
+from llmo.evaluation.tuning import Climb, Instances, at_edge, search, search_all, search_jointly, summary
 
 STARTS = {0: "scratch", 1: "pretrained", 2: "scratch", 3: "pretrained", 4: "scratch"}
 INSTANCES = Instances("planted", STARTS, {index: f"group {index % 2}" for index in STARTS})
@@ -53,6 +53,29 @@ def test_the_planted_optimum_is_found_and_nothing_is_played_twice(best: dict[str
     found, losses = search_all(searches, planted(best, asked))
     assert found == {"rule": best}
     assert len(asked) == len(set(asked)) == len(losses)
+
+
+def test_a_joint_search_finds_what_a_climb_cannot() -> None:
+    """The better mixture pays at a high rate only, so that no single step from the start is better."""
+    grid = {"rate": (1.0, 2.0, 4.0, 8.0, 16.0), "mixture": ("uniform", "tracking", "largest")}
+    start, asked = {"rate": 1.0, "mixture": "uniform"}, []
+
+    def play(jobs: list[Job]) -> dict[Job, float]:
+        asked.extend(jobs)
+        return {job: loss(**dict(job.parameters)) if job.agent == "rule" else 4.0 for job in jobs}
+
+    def loss(rate: float, mixture: str) -> float:
+        if mixture == "tracking":
+            return 3.5 - 0.1 * rate
+        return 3.0 + 0.01 * rate + 0.1 * (mixture == "largest")
+
+    searches = {"rule": search_jointly("rule", grid, start, INSTANCES, 40)}
+    found, losses = search_all(searches, play)
+    assert found == {"rule": {"rate": 16.0, "mixture": "tracking"}}
+    assert dict(asked[len(STARTS)].parameters) == start
+    assert len(asked) == len(set(asked)) == len(losses)
+    climbed, _ = search_all({"rule": search("rule", grid, start, INSTANCES)}, play)
+    assert climbed["rule"] == start
 
 
 def test_the_better_of_two_values_is_picked() -> None:
