@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from stable_baselines3.common.vec_env import VecEnv
 
     from llmo.evaluation.demonstrations import Demonstrations
+    from llmo.evaluation.frames import Frames
     from llmo.run_dir import RunDir
 
 EVERY = 5
@@ -49,10 +50,13 @@ class Ppo(LearningAgent):
         policy: Folder that `llmo train` wrote; by default that of the shipped policy.
     """
 
-    shipped = Path(__file__).parent / "trained" / "ppo"
+    shipped: Path | None = Path(__file__).parent / "trained" / "ppo"
+    frames = 1
+    """How many of a run's last observations it looks at."""
 
     def __init__(self, policy: str = "") -> None:
         self.policy = policy
+        self._frames: Frames | None = None
 
     def bind(self, space: Space) -> None:
         """Load the policy.
@@ -61,6 +65,7 @@ class Ppo(LearningAgent):
             LlmoError: There is none in the folder, or it was learned with fewer actions or other features.
         """
         from llmo.evaluation.actor_critic import Actor
+        from llmo.evaluation.frames import stacked_names
 
         super().bind(space)
         folder = self.policy or str(self.shipped)
@@ -72,7 +77,7 @@ class Ppo(LearningAgent):
             raise LlmoError("policy", folder, "one learned with all actions of the menu")
         if not (isinstance(hidden, list) and 0 < len(hidden) <= 8 and all(width in range(1, 4097) for width in hidden)):
             raise LlmoError("hidden of policy", hidden, "a list of 1 to 8 widths from 1 to 4096")
-        self._actor = Actor(features, actions, hidden)
+        self._actor = Actor(stacked_names(features, self.frames), actions, hidden)
         self._menu = [actions.index(action) for action in space.actions]
         try:
             self._actor.load_state_dict(stored.tensors)
@@ -85,11 +90,20 @@ class Ppo(LearningAgent):
         """See `Agent.act`."""
         import torch
 
+        seen = self._seen(observation, episode_start)
         # One run at a time: a batched product may round differently, and a run must not depend on its neighbours.
         with torch.no_grad():
-            logits = torch.cat([self._actor(row[None])[:, self._menu] for row in torch.from_numpy(observation)])
+            logits = torch.cat([self._actor(row[None])[:, self._menu] for row in torch.from_numpy(seen)])
         self._probabilities = logits.masked_fill(~torch.from_numpy(mask), -torch.inf).softmax(1).numpy()
         return self._probabilities.argmax(1).astype(np.int64)
+
+    def _seen(self, observation: NDArray[np.float32], episode_start: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """What the policy looks at: the newest observations with those before them."""
+        from llmo.evaluation.frames import Frames
+
+        if self._frames is None or len(self._frames.held) != len(observation):
+            self._frames = Frames(self.frames, *observation.shape)
+        return self._frames.push(observation, episode_start)
 
     def explain(self) -> list[str]:
         """See `Agent.explain`: the likeliest actions with their probabilities."""
@@ -130,12 +144,12 @@ class Ppo(LearningAgent):
         from llmo.evaluation.learning import Recorder, imitate, load_checkpoint, save_checkpoint
 
         self.space = space
-        model = _model(env, space, seed, gamma, rate)
+        model = _model(env, space, self.frames, seed, gamma, rate)
         updates = -(-steps // (ROLLOUT * env.num_envs))
         done = load_checkpoint(model, run)
         if not done and demonstrations is not None:
             set_random_seed(seed)
-            imitate(model.policy, demonstrations)
+            imitate(model.policy, demonstrations, self.frames)
         recorder = Recorder(run, on_update)
         for first in range(done, updates, EVERY):
             set_random_seed(int(np.random.SeedSequence([seed, first]).generate_state(1)[0]))
@@ -151,6 +165,18 @@ class Ppo(LearningAgent):
         """Write the policy as safetensors and JSON, with a card that says how it was learned."""
         settings = {"hidden": list(HIDDEN), "actions": list(self.space.actions), "features": list(self.space.features)}
         save_policy(folder, self._actor.state_dict(), settings, card)
+
+
+@agents.register("ppo_stacked")
+class StackedPpo(Ppo):
+    """The same with the last four observations, to see whether it helps to remember how a run answered.
+
+    Args:
+        policy: Folder that `llmo train --agent ppo_stacked` wrote.
+    """
+
+    shipped = None
+    frames = 4
 
 
 @agents.register("ppo_shuffled")
@@ -176,19 +202,21 @@ class ShuffledPpo(Ppo):
         return super().act(np.stack(shuffled), mask, episode_start)
 
 
-def _model(env: VecEnv, space: Space, seed: int, gamma: float, rate: float) -> MaskablePPO:
+def _model(env: VecEnv, space: Space, frames: int, seed: int, gamma: float, rate: float) -> MaskablePPO:
     from sb3_contrib import MaskablePPO
     from stable_baselines3.common.logger import Logger
 
     from llmo.evaluation.actor_critic import AsymmetricPolicy
+    from llmo.evaluation.frames import FrameStack, stacked_names
     from llmo.mdp.privileged import PRIVILEGED
 
-    seen, shape = len(space.features), env.observation_space.shape
+    stacked = FrameStack(env, len(space.features), frames)
+    seen, shape = stacked_names(space.features, frames), stacked.observation_space.shape
     assert shape is not None
-    names = (*space.features, *PRIVILEGED)[: shape[0]]
+    names = (*seen, *PRIVILEGED)[: shape[0]]
     model = MaskablePPO(
         AsymmetricPolicy,
-        env,
+        stacked,
         learning_rate=rate,
         n_steps=ROLLOUT,
         batch_size=256,
@@ -196,7 +224,7 @@ def _model(env: VecEnv, space: Space, seed: int, gamma: float, rate: float) -> M
         gamma=gamma,
         gae_lambda=GAE_LAMBDA,
         ent_coef=ENTROPY,
-        policy_kwargs={"net_arch": list(HIDDEN), "features": names, "seen": seen, "actions": space.actions},
+        policy_kwargs={"net_arch": list(HIDDEN), "features": names, "seen": len(seen), "actions": space.actions},
         seed=seed,
         device="cpu",
     )

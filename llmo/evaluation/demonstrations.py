@@ -30,12 +30,14 @@ class Demonstrations:
         observations: [M, F].
         masks: Which actions were allowed, [M, A].
         actions: What was done, [M].
+        starts: Which moves are an episode's first, [M].
         curves: How far the teacher got, by index of the instance.
     """
 
     observations: NDArray[np.float32]
     masks: NDArray[np.bool_]
     actions: NDArray[np.int64]
+    starts: NDArray[np.bool_]
     curves: dict[int, Curve]
 
 
@@ -65,9 +67,8 @@ def demonstrate(
             played |= dict(zip(groups[number], parts, strict=True))
             progress.advance(len(parts))
     ordered = [played[index] for index in indices]
-    moves = {
-        name: np.concatenate([getattr(part, name) for part in ordered]) for name in ("observations", "masks", "actions")
-    }
+    arrays = ("observations", "masks", "actions", "starts")
+    moves = {name: np.concatenate([getattr(part, name) for part in ordered]) for name in arrays}
     return Demonstrations(**moves, curves={index: played[index].curves[index] for index in indices})
 
 
@@ -105,6 +106,7 @@ def _play(env: str, teacher: str, indices: Sequence[int], executor: str) -> list
             observations=np.stack([move[0] for move in moves[slot]]),
             masks=np.stack([move[1] for move in moves[slot]]),
             actions=np.array([move[2] for move in moves[slot]], np.int64),
+            starts=np.arange(len(moves[slot])) == 0,
             curves={index: Curve.of(population.episode(slot).history.measurements)},
         )
         for slot, index in enumerate(indices)

@@ -13,6 +13,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.policies import BasePolicy
 
 from llmo.evaluation.demonstrations import Demonstrations
+from llmo.evaluation.frames import Frames
 from llmo.run_dir import RunDir
 
 STEPS, BATCH, RATE = 700, 256, 1e-3
@@ -22,15 +23,18 @@ RANDOM_SHARE = 0.1
 CLIP_NORM = 0.5
 
 
-def imitate(policy: Any, moves: Demonstrations) -> None:
+def imitate(policy: Any, moves: Demonstrations, frames: int) -> None:
     """Fit the actor to the moves by cross-entropy, smoothed over the allowed actions (Szegedy et al. 2016).
 
     Args:
         policy: A maskable actor-critic policy of sb3-contrib; changed in place.
         moves: What to imitate.
+        frames: How many of the last observations the policy sees.
     """
     optimizer = torch.optim.Adam(policy.parameters(), lr=RATE)
-    observations, actions = torch.from_numpy(moves.observations), torch.from_numpy(moves.actions)
+    seen = Frames(frames, 1, moves.observations.shape[1])
+    each = [seen.push(moves.observations[move, None], moves.starts[move, None]) for move in range(len(moves.actions))]
+    observations, actions = torch.from_numpy(np.concatenate(each)), torch.from_numpy(moves.actions)
     # The actor reads nothing of what only a critic may know.
     more = policy.observation_space.shape[0] - observations.shape[1]
     observations = torch.nn.functional.pad(observations, (0, more))

@@ -49,6 +49,19 @@ class Identity(gymnasium.Env[np.ndarray, np.int64]):
         return np.array([True, True, True, False])
 
 
+class Before(Identity):
+    """The observation before the newest said which action pays now."""
+
+    def step(self, action: np.int64) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        told = self.told if self.steps else None
+        self.told = self.right
+        observation, _, done, truncated, _ = super().step(action)
+        reward = float(action == told)
+        self.gained = reward + (self.gained if self.steps > 1 else 0.0)
+        info = {"episode": {"r": self.gained, "l": self.steps, "t": 0.0}} if done else {}
+        return observation, reward, done, truncated, info
+
+
 class Patience(Identity):
     """What the first step of an episode does pays: `keep` a little at once, `left` twice as much at the end."""
 
@@ -74,9 +87,10 @@ def learned(
     updates: int,
     demonstrations: Demonstrations | None = None,
     env: type[Identity] = Identity,
+    name: str = "ppo",
     **parameters: Any,
 ) -> Any:
-    agent = catalog.make_agent("ppo")
+    agent = catalog.make_agent(name)
     venv = DummyVecEnv([env for _ in range(8)])
     with RunDir(folder, resume=True) as run:
         agent.learn(SPACE, venv, 128 * updates, run, demonstrations, lambda line: None, **parameters)
@@ -91,7 +105,7 @@ def same(one: Any, other: Any) -> bool:
 def planted(moves: int) -> Demonstrations:
     right = np.arange(moves) % 3
     masks = np.tile(Identity().action_masks(), (moves, 1))
-    return Demonstrations(np.eye(4, dtype=np.float32)[right], masks, right.astype(np.int64), {})
+    return Demonstrations(np.eye(4, dtype=np.float32)[right], masks, right.astype(np.int64), np.ones(moves, bool), {})
 
 
 def best_actions(agent: Any, folder: Path) -> list[int]:
@@ -117,6 +131,25 @@ def test_it_imitates(tmp_path: Path) -> None:
         probabilities = agent._actor(torch.eye(4)[:3])[:, :3].softmax(1)
     # A tenth of the probability is spread over the three that are allowed.
     torch.testing.assert_close(probabilities, 0.9 * torch.eye(3) + 0.1 / 3, atol=0.02, rtol=0)
+
+
+def test_who_remembers_learns_what_was_said_before(tmp_path: Path) -> None:
+    """Of eight steps all but the first can be right; by chance a third of them are."""
+    gained = {}
+    for name in ("ppo", "ppo_stacked"):
+        learned(tmp_path / name, 20, env=Before, name=name, rate=3e-3).save(tmp_path / name / "policy", {})
+        gained[name] = json.loads((tmp_path / name / "progress.jsonl").read_text().splitlines()[-1])["return"]
+    assert gained["ppo_stacked"] > 6 > 4 > gained["ppo"]
+
+    agent = catalog.make_agent("ppo_stacked", policy=str(tmp_path / "ppo_stacked" / "policy"))
+    agent.bind(SPACE)
+    masks = np.tile(Identity().action_masks(), (3, 1))
+    said = np.eye(4, dtype=np.float32)
+    agent.act(said[[0, 1, 2]], masks, np.ones(3, bool))
+    assert agent.act(said[[2, 0, 1]], masks, np.zeros(3, bool)).tolist() == [0, 1, 2]
+    assert agent.act(said[[2, 2, 2]], masks, np.zeros(3, bool)).tolist() == [2, 0, 1]
+    with pytest.raises(LlmoError, match="weights fit"):
+        catalog.make_agent("ppo", policy=str(tmp_path / "ppo_stacked" / "policy")).bind(SPACE)
 
 
 def test_shuffled_observations_tell_it_nothing(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ def test_the_moves_give_the_returns_when_they_are_made_again() -> None:
     indices = cheapest(3)
     moves = demonstrate(ENV, "scripted", indices, HERE, replicas=2)
     spread = demonstrate(ENV, "scripted", indices, Workers("processes", 1), replicas=3)
-    for name in ("observations", "masks", "actions"):
+    for name in ("observations", "masks", "actions", "starts"):
         assert np.array_equal(getattr(moves, name), getattr(spread, name))
     assert moves.curves == spread.curves and list(moves.curves) == indices
 
@@ -32,6 +32,7 @@ def test_the_moves_give_the_returns_when_they_are_made_again() -> None:
     for index in indices:
         population.reset({0: spec.draw("train", index, 1.0)})
         rewards = []
+        assert moves.starts[place]
         while not population.episode(0).ended:
             assert np.array_equal(population.observe(0), moves.observations[place])
             assert np.array_equal(population.mask(0), moves.masks[place])
@@ -39,7 +40,7 @@ def test_the_moves_give_the_returns_when_they_are_made_again() -> None:
             rewards.append(population.step({0: moves.actions[place]})[0].reward)
             place += 1
         assert sum(rewards) == pytest.approx(moves.curves[index].gain(0.0, 1.0), abs=1e-9)
-    assert place == len(moves.actions)
+    assert place == len(moves.actions) and moves.starts.sum() == len(indices)
 
 
 @pytest.mark.parametrize("teacher", ["cosine", "plateau", "search_1", "ppo"])
