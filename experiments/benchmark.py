@@ -7,15 +7,17 @@ kept, so `--resume` continues; `scores.json` has the scores, `llmo report` draws
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from llmo.agent import LearningAgent, OptimizerAgent
 from llmo.errors import LlmoError, at_least
 from llmo.registry import experiments
 
 if TYPE_CHECKING:
-    from llmo.agent import Agent, LearningAgent, Space
+    from llmo.agent import Agent, Space
     from llmo.evaluation.result import Job
 
 SPEEDUP_BUDGETS = (1 / 1.25, 1 / 1.5, 1 / 2, 1 / 3, 1 / 4)
@@ -75,7 +77,7 @@ def benchmark(
     at_least(1, instances=instances, replicas=replicas)
     at_least(0, first=first, seed=seed)
     found = find_workers(workers)
-    names, indices = _names(env, agents, bool(policy)), range(first, first + instances)
+    names, indices = _names(env, agents, policy or []), range(first, first + instances)
     drawn = _jobs(env, split, indices, names, policy or [], seed, speedup)
     jobs = [replace(job, executor=executor) for job in drawn]
     _check(jobs)
@@ -91,7 +93,7 @@ def benchmark(
     print(f"scores are in {out / 'scores.json'}; `llmo report {out}` draws them")
 
 
-def _names(env: str, asked: list[str] | None, learned: bool) -> list[str]:
+def _names(env: str, asked: list[str] | None, policies: Sequence[str]) -> list[str]:
     """The reference and the agents to compare."""
     from llmo import catalog
     from llmo.catalog.tuned import reference_rule
@@ -102,22 +104,24 @@ def _names(env: str, asked: list[str] | None, learned: bool) -> list[str]:
         registry = catalog.KINDS["agents"]
         classes = {name: registry.get(name) for name in registry.names()}
         space = env_spec(env).space
-        asked = [name for name, kind in classes.items() if _plays_by_default(kind, space, learned)]
+        asked = [name for name, kind in classes.items() if _plays_by_default(kind, space, policies)]
+        if policies and not any(issubclass(classes[name], LearningAgent) for name in asked):
+            # What is wrong with them is said when it binds them.
+            asked.append("ppo")
     return list(dict.fromkeys([reference_rule(env), *asked]))
 
 
-def _plays_by_default(kind: type[Agent], space: Space, learned: bool) -> bool:
-    from llmo.agent import LearningAgent, OptimizerAgent
-
+def _plays_by_default(kind: type[Agent], space: Space, policies: Sequence[str]) -> bool:
     if kind.search or kind.members > 1 or kind.control or issubclass(kind, OptimizerAgent):
         return False
-    return not issubclass(kind, LearningAgent) or learned or _knows(kind, space)
+    return not issubclass(kind, LearningAgent) or _knows(kind, space, policies)
 
 
-def _knows(kind: type[LearningAgent], space: Space) -> bool:
-    """Whether the policy that comes with a learned agent, if one does, plays such environments."""
+def _knows(kind: type[LearningAgent], space: Space, policies: Sequence[str]) -> bool:
+    """Whether a learned agent plays such environments by some policies, or else by the one that comes with it."""
     try:
-        kind().bind(space)
+        for policy in policies or [""]:
+            kind(policy).bind(space)  # type: ignore[call-arg]
     except LlmoError:
         return False
     return True
@@ -132,7 +136,6 @@ def _jobs(
         LlmoError: There is a policy that nobody plays, or none for a learned agent.
     """
     from llmo import catalog
-    from llmo.agent import LearningAgent
     from llmo.evaluation.members import member_jobs
     from llmo.evaluation.result import policy_job
 

@@ -13,7 +13,7 @@ PLUGIN_FOLDERS = ("envs", "agents", "experiments")
 # Each may import only what stands to its left. `catalog` imports plug-ins at run time only, so it can stand so early.
 ORDER = """
 __init__ errors registry catalog measurement hyperparameters budget run_dir policy_file
-tasks diagnostics agent rules schedules engine actions mdp evaluation command_line cli __main__
+tasks diagnostics agent learned rules schedules engine actions mdp evaluation command_line cli __main__
 """.split()
 
 

@@ -1,4 +1,4 @@
-"""What learning with stable-baselines3 needs besides: imitation, checkpoints without pickle, a record."""
+"""Learning with stable-baselines3 that can be stopped and continued: checkpoints without pickle, a record."""
 
 from __future__ import annotations
 
@@ -10,50 +10,60 @@ import numpy as np
 import torch
 from stable_baselines3.common.base_class import BaseAlgorithm
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.logger import Logger
 from stable_baselines3.common.policies import BasePolicy
+from stable_baselines3.common.utils import set_random_seed
+from stable_baselines3.common.vec_env import VecEnv
 
-from llmo.evaluation.demonstrations import Demonstrations
-from llmo.evaluation.frames import Frames
 from llmo.run_dir import RunDir
 
-STEPS, BATCH, RATE = 700, 256, 1e-3
-"""Batches of moves, moves in a batch, and rate of Adam, while imitating."""
-RANDOM_SHARE = 0.1
-"""Share of the probability that imitation spreads over all allowed actions, so that every action will be tried."""
-CLIP_NORM = 0.5
+EVERY = 24
+"""Updates between checkpoints: where learning stops and continues."""
 
 
-def imitate(policy: Any, moves: Demonstrations, frames: int) -> None:
-    """Fit the actor to the moves by cross-entropy, smoothed over the allowed actions (Szegedy et al. 2016).
+def learn(
+    model: Any,
+    env: VecEnv,
+    steps: int,
+    run: RunDir,
+    warm_up: Callable[[], None],
+    on_update: Callable[[dict[str, Any]], None],
+    seed: int,
+) -> None:
+    """Let an on-policy algorithm learn; continues from the newest checkpoint of the run folder.
+
+    At checkpoints the environments begin anew and every random stream is seeded from the number of the update, so a
+    resumed run gives the same policy as one that never stopped.
 
     Args:
-        policy: A maskable actor-critic policy of sb3-contrib; changed in place.
-        moves: What to imitate.
-        frames: How many of the last observations the policy sees.
+        model: Of stable-baselines3 or sb3-contrib; changed in place.
+        env: Its environments, before any wrapper.
+        steps: Environment steps in all, rounded up to whole updates.
+        run: Where checkpoints and the record `progress.jsonl` go.
+        warm_up: Called once before the first update.
+        on_update: Called after every update with its line of the record, to which it may add.
+        seed: Of everything random.
     """
-    optimizer = torch.optim.Adam(policy.parameters(), lr=RATE)
-    seen = Frames(frames, 1, moves.observations.shape[1])
-    each = [seen.push(moves.observations[move, None], moves.starts[move, None]) for move in range(len(moves.actions))]
-    observations, actions = torch.from_numpy(np.concatenate(each)), torch.from_numpy(moves.actions)
-    # The actor reads nothing of what only a critic may know.
-    more = policy.observation_space.shape[0] - observations.shape[1]
-    observations = torch.nn.functional.pad(observations, (0, more))
-    masks = torch.from_numpy(moves.masks)
-    policy.set_training_mode(True)
-    for _ in range(STEPS):
-        part = torch.randint(len(actions), (BATCH,))
-        allowed = masks[part]
-        logs = policy.get_distribution(observations[part], allowed.numpy()).distribution.logits
-        spread = torch.where(allowed, logs, 0.0).sum(1) / allowed.sum(1)
-        chosen = logs.gather(1, actions[part, None]).squeeze(1)
-        loss = -((1 - RANDOM_SHARE) * chosen + RANDOM_SHARE * spread).mean()
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(policy.parameters(), CLIP_NORM)
-        optimizer.step()
+    # Without a logger of its own, SB3 leaves folders in the system's temporary folder.
+    model.set_logger(Logger(None, []))
+    each = model.n_steps * env.num_envs
+    updates = -(-steps // each)
+    done = _load_checkpoint(model, run)
+    if not done:
+        set_random_seed(seed)
+        warm_up()
+    recorder = Recorder(run, on_update)
+    for first in range(done, updates, EVERY):
+        set_random_seed(int(np.random.SeedSequence([seed, first]).generate_state(1)[0]))
+        env.seed(int(np.random.SeedSequence([seed, first, 1]).generate_state(1)[0]))
+        # Without a last observation `learn` resets the environments, which a resumed run cannot help doing.
+        model._last_obs = None
+        count = min(EVERY, updates - first)
+        model.learn(count * each, callback=recorder, reset_num_timesteps=False)
+        _save_checkpoint(model, run, first + count)
 
 
-def save_checkpoint(model: BaseAlgorithm, run: RunDir, updates: int) -> None:
+def _save_checkpoint(model: BaseAlgorithm, run: RunDir, updates: int) -> None:
     """Save weights and moments of the optimizer after some updates."""
     tensors = {f"policy/{name}": tensor for name, tensor in model.policy.state_dict().items()}
     for index, moments in _optimizer(model.policy).state_dict()["state"].items():
@@ -61,7 +71,7 @@ def save_checkpoint(model: BaseAlgorithm, run: RunDir, updates: int) -> None:
     run.checkpoint(updates, tensors, {"env_steps": model.num_timesteps})
 
 
-def load_checkpoint(model: BaseAlgorithm, run: RunDir) -> int:
+def _load_checkpoint(model: BaseAlgorithm, run: RunDir) -> int:
     """Load the newest checkpoint, where there is one, and cut the record to it; how many updates it had."""
     checkpoint = run.latest_checkpoint()
     run.rewind(checkpoint)

@@ -13,6 +13,7 @@ from stable_baselines3.common.vec_env import DummyVecEnv
 from llmo import catalog
 from llmo.agent import Space
 from llmo.errors import LlmoError
+from llmo.evaluation import learning
 from llmo.evaluation.demonstrations import Demonstrations
 from llmo.mdp.spec import env_spec
 from llmo.run_dir import RunDir
@@ -98,7 +99,7 @@ def learned(
 
 
 def same(one: Any, other: Any) -> bool:
-    pairs = zip(one._actor.state_dict().values(), other._actor.state_dict().values(), strict=True)
+    pairs = zip(one.net.state_dict().values(), other.net.state_dict().values(), strict=True)
     return all(torch.equal(a, b) for a, b in pairs)
 
 
@@ -128,28 +129,57 @@ def test_it_imitates(tmp_path: Path) -> None:
     agent = learned(tmp_path / "run", 1, demonstrations=planted(600), rate=1e-9)
     assert best_actions(agent, tmp_path / "policy") == [0, 1, 2]
     with torch.no_grad():
-        probabilities = agent._actor(torch.eye(4)[:3])[:, :3].softmax(1)
+        probabilities = agent.net(torch.eye(4)[:3])[:, :3].softmax(1)
     # A tenth of the probability is spread over the three that are allowed.
     torch.testing.assert_close(probabilities, 0.9 * torch.eye(3) + 0.1 / 3, atol=0.02, rtol=0)
 
 
 def test_who_remembers_learns_what_was_said_before(tmp_path: Path) -> None:
     """Of eight steps all but the first can be right; by chance a third of them are."""
-    gained = {}
-    for name in ("ppo", "ppo_stacked"):
-        learned(tmp_path / name, 20, env=Before, name=name, rate=3e-3).save(tmp_path / name / "policy", {})
-        gained[name] = json.loads((tmp_path / name / "progress.jsonl").read_text().splitlines()[-1])["return"]
-    assert gained["ppo_stacked"] > 6 > 4 > gained["ppo"]
+    assert last_return(tmp_path, "ppo", 20, Before) < 4
+    assert last_return(tmp_path, "ppo_stacked", 20, Before) > 6
+    assert last_return(tmp_path, "ppo_recurrent", 40, Before) > 6
 
-    agent = catalog.make_agent("ppo_stacked", policy=str(tmp_path / "ppo_stacked" / "policy"))
+
+def last_return(folder: Path, name: str, updates: int, env: type[Identity]) -> float:
+    learned(folder / name, updates, env=env, name=name, rate=3e-3).save(folder / name / "policy", {})
+    value: float = json.loads((folder / name / "progress.jsonl").read_text().splitlines()[-1])["return"]
+    return value
+
+
+@pytest.mark.parametrize(("name", "updates"), [("ppo_stacked", 20), ("ppo_recurrent", 40)])
+def test_what_is_remembered_belongs_to_one_run_and_episode(tmp_path: Path, name: str, updates: int) -> None:
+    last_return(tmp_path, name, updates, Before)
+    agent = catalog.make_agent(name, policy=str(tmp_path / name / "policy"))
     agent.bind(SPACE)
+    agent.reset([0, 1, 2])
     masks = np.tile(Identity().action_masks(), (3, 1))
     said = np.eye(4, dtype=np.float32)
     agent.act(said[[0, 1, 2]], masks, np.ones(3, bool))
     assert agent.act(said[[2, 0, 1]], masks, np.zeros(3, bool)).tolist() == [0, 1, 2]
     assert agent.act(said[[2, 2, 2]], masks, np.zeros(3, bool)).tolist() == [2, 0, 1]
-    with pytest.raises(LlmoError, match="weights fit"):
-        catalog.make_agent("ppo", policy=str(tmp_path / "ppo_stacked" / "policy")).bind(SPACE)
+    agent.act(said[[1, 1, 0]], masks, np.array([False, False, True]))
+    assert agent.act(said[[0, 0, 0]], masks, np.zeros(3, bool)).tolist() == [1, 1, 0]
+    with pytest.raises(LlmoError, match="hidden|weights fit"):
+        catalog.make_agent("ppo", policy=str(tmp_path / name / "policy")).bind(SPACE)
+
+
+def test_a_memory_imitates_whole_episodes(tmp_path: Path) -> None:
+    """The teacher does what the observation before said; at an episode's first step, `keep`."""
+    random = np.random.default_rng(0)
+    lengths = [int(length) for length in random.integers(3, 9, 60)]
+    starts = np.concatenate([np.arange(length) == 0 for length in lengths])
+    told = random.integers(3, size=len(starts))
+    actions = np.where(starts, 0, np.roll(told, 1))
+    masks = np.tile(Identity().action_masks(), (len(starts), 1))
+    moves = Demonstrations(np.eye(4, dtype=np.float32)[told], masks, actions, starts, {})
+    agent = learned(tmp_path / "run", 1, demonstrations=moves, name="ppo_recurrent", rate=1e-9)
+    agent.save(tmp_path / "policy", {})
+    loaded = catalog.make_agent("ppo_recurrent", policy=str(tmp_path / "policy"))
+    loaded.bind(SPACE)
+    loaded.reset([0])
+    chosen = [loaded.act(*(part[None] for part in move))[0] for move in zip(moves.observations, masks, starts)]
+    assert chosen == actions.tolist()
 
 
 def test_shuffled_observations_tell_it_nothing(tmp_path: Path) -> None:
@@ -203,12 +233,14 @@ def test_a_discount_makes_it_impatient(tmp_path: Path, gamma: float, first: int)
     assert best_actions(agent, tmp_path / "policy")[0] == first
 
 
-def test_a_resumed_run_gives_the_same_policy(tmp_path: Path) -> None:
-    whole = learned(tmp_path / "whole", 10)
-    learned(tmp_path / "halves", 5)
-    again = learned(tmp_path / "halves", 10)
+@pytest.mark.parametrize("name", ["ppo", "ppo_recurrent"])
+def test_a_resumed_run_gives_the_same_policy(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning, "EVERY", 5)
+    whole = learned(tmp_path / "whole", 10, name=name)
+    learned(tmp_path / "halves", 5, name=name)
+    again = learned(tmp_path / "halves", 10, name=name)
     assert same(whole, again)
-    assert not same(whole, learned(tmp_path / "other", 10, seed=1))
+    assert not same(whole, learned(tmp_path / "other", 10, name=name, seed=1))
 
 
 def test_a_masked_action_has_no_probability(tmp_path: Path) -> None:
