@@ -12,6 +12,7 @@ from llmo.evaluation.statistics import (
     Array,
     Bootstrap,
     iqm,
+    percentiles,
     probability_of_improvement,
     resampled_iqm,
     resampled_mean,
@@ -50,6 +51,30 @@ def compare(ours: tuple[str, Array], theirs: tuple[str, Array], bootstrap: Boots
         "worst_seed": min(iqm(seed) for seed in each),
         "probability_of_improvement": probability_of_improvement(a, b),
     }
+
+
+def share_of_headroom(
+    ours: tuple[str, Array], rule: Array, search: Array, bootstrap: Bootstrap
+) -> dict[str, float] | None:
+    """How much of what a search gains over a rule an agent gains, by interquartile means.
+
+    Args:
+        ours: An agent's name and its log losses, [seeds, I].
+        rule: The rule's, [1, I].
+        search: The search's, [1, I].
+        bootstrap: Of the instances.
+
+    Returns:
+        The share with its interval; None where it is not certain that the search gains anything.
+    """
+    name, losses = ours
+    room = rule.mean(axis=0) - search.mean(axis=0)
+    rooms = bootstrap.resampled(room[None])
+    if percentiles(rooms)[0] <= 0:
+        return None
+    gained = bootstrap.resampled(rule.mean(axis=0) - bootstrap.seeds(name, len(losses)) @ losses)
+    low, high = percentiles((gained / rooms)[rooms > 0])
+    return {"share": iqm(rule.mean(axis=0) - losses.mean(axis=0)) / iqm(room), "low": low, "high": high}
 
 
 def by_horizon(losses: Mapping[str, Array], instances: Instances, rule: str) -> list[dict[str, Any]]:

@@ -16,11 +16,13 @@ from llmo.agent import LearningAgent
 from llmo.catalog.tuned import tuned_parameters
 from llmo.errors import LlmoError
 from llmo.evaluation.losses import Episodes, Instances, by_agent, instances_of, log_losses
-from llmo.evaluation.paired import by_horizon, compare
+from llmo.evaluation.paired import by_horizon, compare, share_of_headroom
 from llmo.evaluation.provenance import provenance
 from llmo.evaluation.result import EpisodeRecord, Result
 from llmo.evaluation.statistics import Array, Bootstrap, iqm, worst_decile
 
+SEARCH = "search_full"
+"""What gains over the best rule is the headroom: rollout search to the end."""
 ROUNDING = 1e-12
 """Difference of log losses that is none: seeds that agree have a mean that may differ from each in the last bit."""
 
@@ -72,7 +74,18 @@ def score(records: Sequence[EpisodeRecord], reference: str, best_rule: str) -> d
         "agents": rows,
         "pairs": pairs,
         "horizons": by_horizon(losses, instances, best_rule if best_rule in losses else reference),
+        "headroom": _headroom(losses, best_rule, bootstrap),
         "speedup": _speedups(agents, instances, losses[reference].mean(axis=0)),
+    }
+
+
+def _headroom(losses: Mapping[str, Array], rule: str, bootstrap: Bootstrap) -> dict[str, dict[str, float] | None]:
+    """Each agent's share of what rollout search gains over the best rule; empty where one of them was not played."""
+    if rule not in losses or SEARCH not in losses:
+        return {}
+    others = {name: ours for name, ours in losses.items() if name not in (rule, SEARCH)}
+    return {
+        name: share_of_headroom((name, ours), losses[rule], losses[SEARCH], bootstrap) for name, ours in others.items()
     }
 
 

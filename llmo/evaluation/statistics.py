@@ -95,6 +95,13 @@ def _once(statistic: Statistic, values: Array) -> float:
     return float(statistic(values[None], np.ones((1, len(values)), np.int64))[0])
 
 
+def percentiles(resampled: Array) -> tuple[float, float]:
+    """Where the middle 95% of some resampled values lie."""
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(resampled, [tail, 100 - tail])
+    return float(low), float(high)
+
+
 class Bootstrap:
     """The same resampled instances for everything that is compared on them.
 
@@ -121,9 +128,11 @@ class Bootstrap:
 
     def interval(self, values: Array, statistic: Statistic = resampled_iqm) -> tuple[float, float]:
         """Percentile interval of a statistic of values, [R, I] or [1, I]."""
-        tail = 50 * (1 - CONFIDENCE)
-        low, high = np.percentile(statistic(values, self._counts), [tail, 100 - tail])
-        return float(low), float(high)
+        return percentiles(self.resampled(values, statistic))
+
+    def resampled(self, values: Array, statistic: Statistic = resampled_iqm) -> Array:
+        """A statistic of values, [R, I] or [1, I], in each resample, [R]."""
+        return statistic(values, self._counts)
 
     def _draw(self, count: int, stream: int) -> NDArray[np.int64]:
         rng = np.random.default_rng([self._seed, stream])

@@ -54,7 +54,13 @@ def rule_table(scores: Mapping[str, Any]) -> str:
         for horizon in scores["horizons"]:
             rows.append(_rule_row(name, f"{horizon['budget']:g}x", horizon["instances"], horizon["agents"][name]))
     said = f"Against the best tuned rule ({rule}); a budget of 1x is the middle one."
-    return "\n".join([said, "", *_markdown(rows)])
+    shares = {name: share for name in learned if (share := scores["headroom"].get(name))}
+    room = [f"{name} gains {_share(share)} of what search to the end gains over it." for name, share in shares.items()]
+    return "\n".join([said, "", *_markdown(rows), *room])
+
+
+def _share(share: Mapping[str, float]) -> str:
+    return f"{share['share']:.2f} [{share['low']:.2f}, {share['high']:.2f}]"
 
 
 def _rule_row(name: str, budget: str, instances: int, pair: Mapping[str, float]) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -165,6 +166,25 @@ def test_mean_tail_and_worst_seed_of_a_pair() -> None:
     assert pair["mean_low"] < pair["mean"] < pair["mean_high"] < 2.01
     assert pair["worst_decile"] == pytest.approx(-30.5)
     assert pair["worst_decile_low"] <= -30.5 < pair["worst_decile_high"]
+
+
+def test_the_share_of_the_headroom_is_what_was_planted() -> None:
+    """The search gains 2% everywhere, the agent half of that; with no gain by the search there is no share."""
+    rule = [3.0 + 0.01 * index for index in range(40)]
+    groups = [f"group {index % 8}" for index in range(40)]
+
+    def shares(gain: float) -> dict[str, Any]:
+        by = {"constant": 0.0, "rule": 0.0, "search_full": gain, "agent": 0.01}
+        played = [
+            record(name, index, loss * math.exp(-share), group=groups[index])
+            for name, share in by.items()
+            for index, loss in enumerate(rule)
+        ]
+        return score(played, "constant", "rule")["headroom"]
+
+    assert shares(0.02)["agent"] == pytest.approx({"share": 0.5, "low": 0.5, "high": 0.5})
+    assert shares(0.02)["constant"] == pytest.approx({"share": 0.0, "low": 0.0, "high": 0.0}, abs=1e-9)
+    assert shares(0.0)["agent"] is None
 
 
 def test_small_and_large_budgets_are_told_apart() -> None:
