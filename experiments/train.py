@@ -35,6 +35,7 @@ class Settings:
     env: str
     agent: str
     seed: int
+    steps: int
     teacher: str
     demonstrations: int
     reward: str
@@ -103,14 +104,14 @@ def train(
     found = find_workers(workers, replicas)
     with RunDir(out, resume) as run:
         chosen = executor or run.settled("executor") or population_executor(steps)
-        settings = Settings(env, agent, seed, teacher, demonstrations, reward, replicas, chosen, gamma)
+        settings = Settings(env, agent, seed, steps, teacher, demonstrations, reward, replicas, chosen, gamma)
         run.settle(asdict(settings))
-        _learn(learner, run, settings, steps, found, device)
+        _learn(learner, run, settings, found, device)
         learner.save(run.path / "policy", _card(settings, run.path))
     print(f"the policy is in {out / 'policy'}")
 
 
-def _learn(learner: LearningAgent, run: RunDir, settings: Settings, steps: int, workers: Workers, device: str) -> None:
+def _learn(learner: LearningAgent, run: RunDir, settings: Settings, workers: Workers, device: str) -> None:
     from torch.utils.tensorboard import SummaryWriter
 
     from llmo.evaluation.progress import Progress
@@ -130,7 +131,7 @@ def _learn(learner: LearningAgent, run: RunDir, settings: Settings, steps: int, 
     given = {"seed": settings.seed, "reward": settings.reward, "executor": settings.executor, "device": device}
     venv = population_env(settings.env, settings.replicas, workers, curves=curves, **given)
     lost = 0
-    with closing(venv), Progress(f"{settings.agent} learns, in env steps", steps, done) as progress:
+    with closing(venv), Progress(f"{settings.agent} learns, in env steps", settings.steps, done) as progress:
 
         def on_update(line: dict[str, Any]) -> None:
             nonlocal lost
@@ -148,7 +149,7 @@ def _learn(learner: LearningAgent, run: RunDir, settings: Settings, steps: int, 
             progress.advance(line["env_steps"] - progress.done, ", ".join(notes))
 
         space = env_spec(settings.env).space
-        learner.learn(space, venv, steps, run, moves, on_update, seed=settings.seed, gamma=settings.gamma)
+        learner.learn(space, venv, settings.steps, run, moves, on_update, seed=settings.seed, gamma=settings.gamma)
     writer.close()
 
 

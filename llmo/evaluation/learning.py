@@ -19,6 +19,8 @@ from llmo.run_dir import RunDir
 
 EVERY = 24
 """Updates between checkpoints: where learning stops and continues."""
+LAST_RATE = 0.1
+"""Of the first rate, in the last update."""
 
 
 def learn(
@@ -32,8 +34,9 @@ def learn(
 ) -> None:
     """Let an on-policy algorithm learn; continues from the newest checkpoint of the run folder.
 
-    At checkpoints the environments begin anew and every random stream is seeded from the number of the update, so a
-    resumed run gives the same policy as one that never stopped.
+    Its rate decays linearly to a tenth, as late steps are for settling. At checkpoints the environments begin anew and
+    every random stream is seeded from the number of the update, so a resumed run gives the same policy as one that
+    never stopped.
 
     Args:
         model: Of stable-baselines3 or sb3-contrib; changed in place.
@@ -48,6 +51,8 @@ def learn(
     model.set_logger(Logger(None, []))
     each = model.n_steps * env.num_envs
     updates = -(-steps // each)
+    first_rate = model.learning_rate
+    model.lr_schedule = lambda _: first_rate * (1 - (1 - LAST_RATE) * min(1.0, model.num_timesteps / (updates * each)))
     done = _load_checkpoint(model, run)
     if not done:
         set_random_seed(seed)

@@ -8,6 +8,7 @@ import gymnasium
 import numpy as np
 import pytest
 import torch
+from sb3_contrib import MaskablePPO
 from stable_baselines3.common.vec_env import DummyVecEnv
 
 from llmo import catalog
@@ -233,14 +234,35 @@ def test_a_discount_makes_it_impatient(tmp_path: Path, gamma: float, first: int)
     assert best_actions(agent, tmp_path / "policy")[0] == first
 
 
+def saved_and_killed(*arguments: Any, save: Any = learning._save_checkpoint) -> None:
+    save(*arguments)
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("name", ["ppo", "ppo_recurrent"])
 def test_a_resumed_run_gives_the_same_policy(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learning, "EVERY", 5)
+    monkeypatch.setattr(learning, "EVERY", 4)
     whole = learned(tmp_path / "whole", 10, name=name)
-    learned(tmp_path / "halves", 5, name=name)
-    again = learned(tmp_path / "halves", 10, name=name)
-    assert same(whole, again)
+    with monkeypatch.context() as patch:
+        patch.setattr(learning, "_save_checkpoint", saved_and_killed)
+        with pytest.raises(KeyboardInterrupt):
+            learned(tmp_path / "halves", 10, name=name)
+    assert same(whole, learned(tmp_path / "halves", 10, name=name))
     assert not same(whole, learned(tmp_path / "other", 10, name=name, seed=1))
+
+
+def test_the_rate_decays_to_a_tenth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(learning, "EVERY", 4)
+    rates: list[float] = []
+    train = MaskablePPO.train
+
+    def noting(model: MaskablePPO) -> None:
+        train(model)
+        rates.append(model.policy.optimizer.param_groups[0]["lr"])
+
+    monkeypatch.setattr(MaskablePPO, "train", noting)
+    learned(tmp_path / "run", 10, rate=2e-3)
+    assert rates == pytest.approx([2e-3 * (1 - 0.9 * update / 10) for update in range(1, 11)])
 
 
 def test_a_masked_action_has_no_probability(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -59,20 +60,32 @@ def test_a_policy_that_has_changed_is_not_scored_by_old_episodes(
 
 
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(learning, "EVERY", 5)
-
-    def run(folder: str, steps: int) -> bytes:
-        words = ["train", ENV, "--replicas", "2", "--workers", "0", "--steps", str(steps)]
+    def run(folder: str) -> bytes:
+        # Two slots of 16 steps make an update.
+        words = ["train", ENV, "--replicas", "2", "--workers", "0", "--steps", "192"]
         words += ["--demonstrations", "0", "--reward", "gain"]
         assert main([*words, "--out", str(tmp_path / folder), "--resume"]) == 0
         return (tmp_path / folder / "policy" / "policy.safetensors").read_bytes()
 
-    # Two slots of 16 steps make an update.
-    run("halves", 160)
-    assert run("halves", 192) == run("whole", 192)
+    monkeypatch.setattr(learning, "EVERY", 4)
+    whole = run("whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(learning, "_save_checkpoint", saved_and_killed)
+        with pytest.raises(Killed):
+            run("halves")
+    assert run("halves") == whole
     lines = [(tmp_path / folder / "progress.jsonl").read_text().splitlines() for folder in ("halves", "whole")]
     returns = [[json.loads(line)["return"] for line in part] for part in lines]
     assert returns[0] == returns[1] and len(returns[0]) == 6
+
+
+class Killed(BaseException):
+    """What a test stops a run with."""
+
+
+def saved_and_killed(*arguments: Any, save: Any = learning._save_checkpoint) -> None:
+    save(*arguments)
+    raise Killed
 
 
 def test_without_steps_the_policy_only_imitates(tmp_path: Path) -> None:
@@ -86,6 +99,7 @@ def test_without_steps_the_policy_only_imitates(tmp_path: Path) -> None:
     ("change", "named"),
     [
         (["--seed", "1", "--resume"], "seed"),
+        (["--steps", "64", "--resume"], "steps"),
         (["--reward", "gains"], "did you mean 'gain'"),
         (["--teacher", "scriptd"], "did you mean 'scripted'"),
         (["--agent", "keep"], "one that learns"),
