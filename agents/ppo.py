@@ -28,12 +28,6 @@ if TYPE_CHECKING:
 
 ROLLOUT = 16
 """Environment steps in each slot before an update."""
-EPOCHS = 8
-"""Passes over them in each update."""
-ENTROPY = 0.01
-"""Weight of the entropy bonus."""
-GAE_LAMBDA = 0.9
-"""Of generalised advantage estimation (Schulman et al. 2016)."""
 
 
 @agents.register("ppo")
@@ -42,16 +36,29 @@ class Ppo(NetworkAgent):
 
     Args:
         policy: Folder that `llmo train` wrote; by default that of the shipped policy.
+        rate: First learning rate of Adam.
+        entropy: Weight of the entropy bonus.
+        gae_lambda: Of generalised advantage estimation (Schulman et al. 2016).
+        epochs: Passes over what was collected, in each update.
+        width: Of the two hidden layers of actor and critic, tanh.
     """
 
     shipped: Path | None = Path(__file__).parent / "trained" / "ppo"
-    hidden = (64, 64)
-    """Widths of the hidden layers of actor and critic, tanh."""
     frames = 1
     """How many of a run's last observations it looks at."""
 
-    def __init__(self, policy: str = "") -> None:
+    def __init__(
+        self,
+        policy: str = "",
+        rate: float = 1e-3,
+        entropy: float = 0.01,
+        gae_lambda: float = 0.9,
+        epochs: int = 8,
+        width: int = 64,
+    ) -> None:
         super().__init__(policy)
+        self.rate, self.entropy, self.gae_lambda, self.epochs = rate, entropy, gae_lambda, epochs
+        self.hidden = (width, width)
         self._frames: Frames | None = None
 
     def network(self, features: Sequence[str], actions: Sequence[str], hidden: Sequence[int]) -> nn.Module:
@@ -84,7 +91,6 @@ class Ppo(NetworkAgent):
         *,
         seed: int = 0,
         gamma: float = 1.0,
-        rate: float = 1e-3,
     ) -> None:
         """Learn a policy; continues from the newest checkpoint of the run folder.
 
@@ -97,13 +103,12 @@ class Ppo(NetworkAgent):
             on_update: Called after every update with its line of the record, to which it may add.
             seed: Of everything random.
             gamma: Discount.
-            rate: Learning rate of Adam.
         """
         from llmo.evaluation.imitation import imitate
         from llmo.evaluation.learning import learn
 
         self.space = space
-        model = self._model(env, space, seed, gamma, rate)
+        model = self._model(env, space, seed, gamma)
 
         def warm_up() -> None:
             if demonstrations is not None:
@@ -112,7 +117,7 @@ class Ppo(NetworkAgent):
         learn(model, env, steps, run, warm_up, on_update, seed)
         self.net = model.policy.actor()  # type: ignore[operator]
 
-    def _model(self, env: VecEnv, space: Space, seed: int, gamma: float, rate: float) -> MaskablePPO:
+    def _model(self, env: VecEnv, space: Space, seed: int, gamma: float) -> MaskablePPO:
         from sb3_contrib import MaskablePPO
 
         from llmo.evaluation.actor_critic import AsymmetricPolicy
@@ -126,13 +131,13 @@ class Ppo(NetworkAgent):
         return MaskablePPO(
             AsymmetricPolicy,
             stacked,
-            learning_rate=rate,
+            learning_rate=self.rate,
             n_steps=ROLLOUT,
             batch_size=256,
-            n_epochs=EPOCHS,
+            n_epochs=self.epochs,
             gamma=gamma,
-            gae_lambda=GAE_LAMBDA,
-            ent_coef=ENTROPY,
+            gae_lambda=self.gae_lambda,
+            ent_coef=self.entropy,
             policy_kwargs={
                 "net_arch": list(self.hidden),
                 "features": names,

@@ -30,10 +30,15 @@ class RecurrentPpo(NetworkAgent):
 
     Args:
         policy: Folder that `llmo train --agent ppo_recurrent` wrote.
+        rate: First learning rate of Adam.
     """
 
     hidden = (64,)
     net: LstmActor
+
+    def __init__(self, policy: str = "", rate: float = 1e-3) -> None:
+        super().__init__(policy)
+        self.rate = rate
 
     def reset(self, seeds: Sequence[int]) -> None:
         """See `Agent.reset`."""
@@ -68,7 +73,6 @@ class RecurrentPpo(NetworkAgent):
         *,
         seed: int = 0,
         gamma: float = 1.0,
-        rate: float = 1e-3,
     ) -> None:
         """Learn a policy; see `Ppo.learn`."""
         from sb3_contrib import RecurrentPPO
@@ -81,7 +85,7 @@ class RecurrentPpo(NetworkAgent):
         model = RecurrentPPO(
             MaskedLstmPolicy,
             MaskInSight(env, len(space.actions)),
-            learning_rate=rate,
+            learning_rate=self.rate,
             n_steps=ROLLOUT,
             batch_size=256,
             n_epochs=EPOCHS,

@@ -90,9 +90,10 @@ def learned(
     demonstrations: Demonstrations | None = None,
     env: type[Identity] = Identity,
     name: str = "ppo",
+    rate: float = 1e-3,
     **parameters: Any,
 ) -> Any:
-    agent = catalog.make_agent(name)
+    agent = catalog.make_agent(name, rate=rate)
     venv = DummyVecEnv([env for _ in range(8)])
     with RunDir(folder, resume=True) as run:
         agent.learn(SPACE, venv, 128 * updates, run, demonstrations, lambda line: None, **parameters)
