@@ -46,7 +46,7 @@ class ExploreThenCommit(ScheduleRule[Trial]):
         "scratch": PEAKS,
         "pretrained": PEAKS,
         "floor": (0.0, 0.1, 0.25, 0.5, 0.75, 1.0),
-        "rounds": (1, 2, 3),
+        "rounds": (1, 2, 3, 4, 5),
     }
 
     def __init__(

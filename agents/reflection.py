@@ -48,7 +48,7 @@ class Reflection(Rule[Notes]):
     grid = {
         "margin": (0.0, 0.005, 0.02, 0.05, 0.1),
         "patience": (1, 2, 3, 4),
-        "decay_from": (0.15, 0.3, 0.5, 0.65, 0.8, 0.9),
+        "decay_from": (0.15, 0.3, 0.5, 0.65, 0.8, 0.9, 0.95, 1.0),
     }
 
     def __init__(self, margin: float = 0.02, patience: int = 2, decay_from: float = 0.5) -> None:

@@ -104,7 +104,7 @@ class UpdateRatio(Scripted):
     grid = {
         "scratch": (0.005, 0.01, 0.015, 0.02, 0.03, 0.045, 0.06, 0.09, 0.15),
         "pretrained": (0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05),
-        "first": (0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
+        "first": (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0),
         "turn_until": (0.0, 0.1, 0.2, 0.3, 0.5, 0.8),
         **{name: values for name, values in Scripted.grid.items() if name not in ("scratch", "pretrained")},
     }

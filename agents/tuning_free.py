@@ -48,7 +48,7 @@ class Prodigy(OptimizerAgent):
     """
 
     package = "prodigyopt"
-    grid = {"d_coef": (0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)}
+    grid = {"d_coef": (0.03125, 0.0625, 0.125, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)}
 
     def __init__(self, d_coef: float = 1.0) -> None:
         self.d_coef = d_coef
