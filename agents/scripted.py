@@ -1,6 +1,6 @@
 """Scripted players of the menu: the decisions that usually pay, in the order in which they pay.
 
-`update_ratio` is what `ppo` imitates before it learns on its own, and a rule like any other.
+`tutor` is what `ppo` imitates before it learns on its own, and a rule like any other.
 """
 
 from __future__ import annotations
@@ -134,3 +134,17 @@ class UpdateRatio(Scripted):
         action = min(filter(view.allows, factors), key=lambda name: abs(math.log(factors[name] * change / wanted)))
         why = f"the weights change by {change:.2%} in a step, wanted are {wanted:.2%}"
         return action, action != "keep" and (untrained or view.spent < self.turn_until), why
+
+
+@agents.register("tutor")
+class Tutor(UpdateRatio):
+    """The same as one teaches it: it distils for long, rolls back soon and always decays in the end.
+
+    It scores less than the tuned `update_ratio`, which never decays. But a policy that has only seen that rule play
+    hardly comes to try what the rule never does, and learns less from the same number of steps.
+    """
+
+    grid = {}
+
+    def __init__(self) -> None:
+        super().__init__(scratch=0.045, decay_from=0.8, teacher_gap=-0.1, worse=0.005)

@@ -48,10 +48,10 @@ class Settings:
 def train(
     env: str,
     agent: str = "ppo",
-    steps: int = 120_000,
+    steps: int = 150_000,
     out: Path = Path("runs/train"),
     seed: int = 0,
-    teacher: str = "update_ratio",
+    teacher: str = "tutor",
     demonstrations: int = 1024,
     reward: str = "relative",
     gamma: float = 1.0,

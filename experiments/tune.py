@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -77,7 +77,8 @@ def tune(
         env: Registered name of the environment.
         workers: ``0`` for this process, ``N`` or ``processes:N``, ``processes`` for one a core, ``ray`` or ``ray:N``.
         executor: ``compiled`` plays faster, after a minute of compiling for each model shape.
-        ship: Whether to write them into `agents/tuned.json` too; needs all rules.
+        ship: Whether to write them into `agents/tuned.json` too; some rules join others that were tuned on the same
+            instances.
         resume: Whether to continue in a folder that has episodes already.
     """
     given = locals().copy()
@@ -87,17 +88,17 @@ def tune(
 
     if instances < 2:
         raise LlmoError("instances", instances, "at least 2")
-    if ship and agents is not None:
-        raise LlmoError("--ship", f"with --agents {','.join(agents)}", "a tuning of all rules")
     classes = tunable(agents)
     found = find_workers(workers)
     env_spec(env)
+    others = others_shipped(env, instances, classes) if ship and agents else {}
     with RunDir(out, resume) as run:
         result = search_rules(run.path, classes, env, instances, found, executor)
         result["command"] = command("tune", tune, given)
         write_text_atomic(out / "tuned.json", json.dumps(result, indent=1) + "\n")
         if ship:
-            write_text_atomic(catalog.ROOT / FILE, json.dumps({**everything(), env: result}, indent=1) + "\n")
+            whole = result | named({**others, **result["rules"]}, env)
+            write_text_atomic(catalog.ROOT / FILE, json.dumps({**everything(), env: whole}, indent=1) + "\n")
     print(table(result))
 
 
@@ -151,6 +152,18 @@ def search_rules(
         for name, agent in classes.items()
     }
 
+    return {
+        **named(rules, env),
+        "env": env,
+        "split": "train",
+        "instances": count,
+        **provenance(),
+    }
+
+
+def named(rules: Mapping[str, Any], env: str) -> dict[str, Any]:
+    """Some tuned rules, which of them is the best one, and which the reference."""
+
     def best(names: Sequence[str]) -> str:
         return max(names, key=lambda name: rules[name]["score"]["iqm"])
 
@@ -158,13 +171,27 @@ def search_rules(
     return {
         "reference": best(references) if references else reference_rule(env),
         "best_rule": best(list(rules)),
-        "env": env,
-        "split": "train",
-        "instances": count,
-        "env_steps": sum(steps.values()),
-        **provenance(),
-        "rules": rules,
+        "env_steps": sum(rule["env_steps"] for rule in rules.values()),
+        "rules": dict(rules),
     }
+
+
+def others_shipped(env: str, instances: int, tuned: Container[str]) -> dict[str, Any]:
+    """The shipped rules that some newly tuned ones join.
+
+    Raises:
+        LlmoError: They were tuned in another environment, on other instances or on another text.
+    """
+    from llmo.evaluation.provenance import provenance
+
+    entry = everything().get(env, {})
+    same = {"env": env, "split": "train", "instances": instances, "corpus_sha256": provenance()["corpus_sha256"]}
+    for name, value in same.items():
+        if entry.get(name) != value:
+            raise LlmoError(
+                f"{name} of rules to be shipped with others", value, f"that of the others, {entry.get(name)}"
+            )
+    return {name: rule for name, rule in entry["rules"].items() if name not in tuned}
 
 
 def table(result: dict[str, Any]) -> str:

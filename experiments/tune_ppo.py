@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from llmo.evaluation.demonstrations import Demonstrations
     from llmo.evaluation.workers import Workers
 
-TEACHER = "update_ratio"
+TEACHER = "tutor"
 JUDGED_FROM = 100_000
 """Index of the first train instance that trials are judged on; none that is learned on."""
 

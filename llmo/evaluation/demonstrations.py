@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,9 +20,6 @@ from llmo.evaluation.workers import Workers
 from llmo.mdp.population import Population
 from llmo.mdp.reference import Curve
 from llmo.mdp.spec import env_spec
-
-VARIED = 0.5
-"""Chance of each of a teacher's parameters to have another value than the tuned one."""
 
 
 @dataclass(frozen=True)
@@ -48,11 +44,12 @@ class Demonstrations:
 def demonstrate(
     env: str, teacher: str, indices: Sequence[int], workers: Workers, replicas: int = 64, executor: str = "batched"
 ) -> Demonstrations:
-    """Let a teacher play train instances, with its tuned values and others: see `practised`.
+    """Let a teacher play train instances.
 
     Args:
         env: Registered name of the environment.
-        teacher: Registered name of the agent that is imitated; it plays the menu and sets no schedule.
+        teacher: Registered name of the agent that is imitated, with its tuned values; it plays the menu and sets no
+            schedule.
         indices: The train instances, in rising order.
         workers: Who plays.
         replicas: Episodes played together.
@@ -75,25 +72,6 @@ def demonstrate(
     return Demonstrations(**moves, curves={index: played[index].curves[index] for index in indices})
 
 
-def practised(teacher: str, env: str, index: int) -> dict[str, Any]:
-    """The teacher's parameters on one instance: tuned ones, every other one replaced by any of its grid.
-
-    A tuned teacher may never take an action that is good at some times, such as to decay the rate; who imitates only
-    that would hardly come to try it. Its rates stay what they are.
-
-    Args:
-        teacher: Registered name of the agent.
-        env: Registered name of the environment.
-        index: Of the instance.
-    """
-    random = np.random.default_rng(index)
-    grid, parameters = catalog.get("agents", teacher).grid, tuned_parameters(teacher, env)
-    for name in sorted(grid.keys() - {"scratch", "pretrained"}):
-        if random.random() < VARIED:
-            parameters = {**parameters, name: grid[name][random.integers(len(grid[name]))]}
-    return parameters
-
-
 def valid_teacher(name: str) -> None:
     """Check that an agent can be imitated.
 
@@ -109,22 +87,19 @@ def _play(env: str, teacher: str, indices: Sequence[int], executor: str) -> list
     """The episodes of some instances, each by itself."""
     spec = env_spec(env)
     population = Population(spec, len(indices), executor=executor)
-    agents: list[Agent] = [catalog.make_agent(teacher, **practised(teacher, env, index)) for index in indices]
-    for agent, index in zip(agents, indices, strict=True):
-        agent.bind(spec.space)
-        agent.reset([index])
+    agent: Agent = catalog.make_agent(teacher, **tuned_parameters(teacher, env))
+    agent.bind(spec.space)
+    agent.reset(list(indices))
     population.reset({slot: spec.draw("train", index, 1.0) for slot, index in enumerate(indices)})
     moves: list[list[tuple[NDArray[np.float32], NDArray[np.bool_], int]]] = [[] for _ in indices]
     going = list(range(len(indices)))
     while going:
-        seen = {slot: (population.observe(slot), population.mask(slot)) for slot in going}
-        chosen = {
-            slot: int(agents[slot].act(observation[None], mask[None], np.array([not moves[slot]]))[0])
-            for slot, (observation, mask) in seen.items()
-        }
-        steps = population.step(chosen)
+        observations = np.stack([population.observe(slot) for slot in range(len(indices))])
+        masks = np.stack([population.mask(slot) for slot in range(len(indices))])
+        chosen = agent.act(observations, masks, np.array([not made for made in moves]))
+        steps = population.step({slot: int(chosen[slot]) for slot in going})
         for slot in going:
-            moves[slot].append((*seen[slot], chosen[slot]))
+            moves[slot].append((observations[slot], masks[slot], int(chosen[slot])))
         going = [slot for slot in going if not steps[slot].terminated]
     return [
         Demonstrations(

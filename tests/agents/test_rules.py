@@ -19,7 +19,7 @@ ENV = "llmo/LanguageModel-v0"
 SPACE = env_spec(ENV).space
 RULES = (
     "keep", "random", "constant", "cosine", "linear", "step", "wsd", "plateau", "curriculum", "reflection",
-    "explore_then_commit", "tracking", "bandit", "scripted", "update_ratio",
+    "explore_then_commit", "tracking", "bandit", "scripted", "update_ratio", "tutor",
 )  # fmt: skip
 SMALL = (0, 37)
 """Two train instances of the lowest budget, one from scratch, one pre-trained."""

@@ -3,10 +3,8 @@
 import numpy as np
 import pytest
 
-from llmo import catalog
-from llmo.catalog.tuned import tuned_parameters
 from llmo.errors import LlmoError
-from llmo.evaluation.demonstrations import demonstrate, practised
+from llmo.evaluation.demonstrations import demonstrate
 from llmo.evaluation.workers import HERE, Workers
 from llmo.mdp.population import Population
 from llmo.mdp.spec import env_spec
@@ -43,21 +41,6 @@ def test_the_moves_give_the_returns_when_they_are_made_again() -> None:
             place += 1
         assert sum(rewards) == pytest.approx(moves.curves[index].gain(0.0, 1.0), abs=1e-9)
     assert place == len(moves.actions) and moves.starts.sum() == len(indices)
-
-
-def test_the_teacher_does_now_and_then_what_its_tuned_values_never_do() -> None:
-    tuned = tuned_parameters("scripted", ENV)
-    shapes = ("decay_from", "teacher_gap", "worse")
-    drawn = [practised("scripted", ENV, index) for index in range(400)]
-    assert drawn == [practised("scripted", ENV, index) for index in range(400)]
-    grid = catalog.get("agents", "scripted").grid
-    for name in shapes:
-        # A grid has the tuned value too.
-        changed = np.mean([parameters[name] != tuned[name] for parameters in drawn])
-        assert changed == pytest.approx(0.5 * (1 - 1 / len(grid[name])), abs=0.06)
-        assert {parameters[name] for parameters in drawn} == set(grid[name])
-    for parameters in drawn:
-        assert {**parameters, **{name: tuned[name] for name in shapes}} == tuned
 
 
 @pytest.mark.parametrize("teacher", ["cosine", "plateau", "search_1", "ppo"])

@@ -1,11 +1,14 @@
 """The command tunes for real, keeps what it played, resumes and refuses."""
 
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from llmo import catalog
+from llmo.catalog.tuned import everything
 from llmo.cli import main
 
 PLUGIN = '''
@@ -52,13 +55,31 @@ def test_the_command_tunes_a_rule_for_real_and_resumes(
     assert (catalog.ROOT / "agents" / "tuned.json").read_bytes() == shipped
 
 
+def test_rules_that_are_shipped_join_those_that_were_tuned_on_the_same() -> None:
+    catalog.load("experiments")
+    module = sys.modules[catalog.get("experiments", "tune").__module__]
+    entry = everything()["llmo/LanguageModel-v1"]
+    others = module.others_shipped("llmo/LanguageModel-v1", entry["instances"], {"update_ratio", "cosine"})
+    assert others == {name: rule for name, rule in entry["rules"].items() if name not in ("update_ratio", "cosine")}
+
+    def rule(iqm: float) -> dict[str, Any]:
+        return {"score": {"iqm": iqm}, "env_steps": 10}
+
+    whole = module.named({"cosine": rule(1.0), "constant": rule(2.0), "scripted": rule(5.0)}, "llmo/LanguageModel-v1")
+    assert (whole["reference"], whole["best_rule"], whole["env_steps"]) == ("constant", "scripted", 30)
+    assert list(whole["rules"]) == ["cosine", "constant", "scripted"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
         (["--agents", "cosin"], ["'cosin'", "did you mean 'cosine'"]),
         (["--agents", "keep"], ["agent to tune 'keep'"]),
         (["--instances", "1"], ["instances 1", "at least 2"]),
-        (["--agents", "constant", "--ship"], ["--ship", "all rules"]),
+        (
+            ["--agents", "constant", "--ship", "--instances", "3"],
+            ["rules to ship with others 3"],
+        ),
     ],
 )
 def test_a_wrong_option_is_one_line(
