@@ -3,7 +3,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/installed
 
-.PHONY: venv test lint wheel demo clean
+RLIABLE := .venv-rliable
+
+.PHONY: venv test rliable lint wheel demo clean
 
 venv: $(STAMP)
 
@@ -17,6 +19,14 @@ $(STAMP): pyproject.toml constraints.txt
 test: venv
 	$(BIN)/python -m pytest
 
+rliable: $(RLIABLE)/installed
+	PYTHONPATH=. $(RLIABLE)/bin/python -m pytest -q -c tests/rliable/pytest.ini tests/rliable
+
+$(RLIABLE)/installed: tests/rliable/constraints.txt
+	$(PYTHON) -m venv $(RLIABLE)
+	$(RLIABLE)/bin/python -m pip install -q -c tests/rliable/constraints.txt rliable pytest
+	touch $@
+
 lint: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -29,4 +39,4 @@ demo: venv
 	$(BIN)/llmo demo --out runs/demo --resume
 
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .pytest_cache .ruff_cache
+	rm -rf $(VENV) $(RLIABLE) build dist .mypy_cache .pytest_cache .ruff_cache
