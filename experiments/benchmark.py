@@ -1,7 +1,8 @@
 """Compares agents: `llmo benchmark --agents ppo,cosine --policy runs/train/policy --instances 32 --out runs/bench`.
 
 Every agent plays the same instances with the same data order and the same budget of FLOPs. One file an episode is
-kept, so `--resume` continues; `scores.json` has the scores, `llmo report` draws them.
+kept, so `--resume` continues; `scores.json` has the scores, `llmo report` draws them. All results stand in one small
+file too, `episodes.jsonl.xz`: with it in a new folder, `--resume` scores again without playing.
 """
 
 from __future__ import annotations
@@ -65,6 +66,7 @@ def benchmark(
     """
     given = locals().copy()
     from llmo.catalog.tuned import best_rule, reference_rule
+    from llmo.evaluation.archive import write_archive
     from llmo.evaluation.episodes import play_all
     from llmo.evaluation.provenance import command
     from llmo.evaluation.scores import score
@@ -83,6 +85,7 @@ def benchmark(
     _check(jobs)
     with RunDir(out, resume):
         records = play_all(jobs, out / "episodes", found, replicas)
+        write_archive(out, records)
         scores = score(records, reference_rule(env), best_rule(env))
         scores["command"] = command("benchmark", benchmark, given)
         write_text_atomic(out / "scores.json", json.dumps(scores, indent=2) + "\n")

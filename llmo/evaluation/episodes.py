@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llmo.errors import LlmoError
+from llmo.evaluation.archive import read_archive
 from llmo.evaluation.members import together
 from llmo.evaluation.progress import Progress
 from llmo.evaluation.result import EpisodeRecord, Job
@@ -34,7 +35,9 @@ def play_all(
     what: str = "episodes",
     place: Place = episode_file,
 ) -> list[EpisodeRecord]:
-    """Play every job that has no file yet, and give the records of all.
+    """Play every job that has no result yet, and give the records of all.
+
+    A result is a file of its own, or stands in the archive beside the folder.
 
     Args:
         jobs: What to play.
@@ -50,8 +53,12 @@ def play_all(
     Raises:
         LlmoError: A file belongs to another job or another corpus, or cannot be read.
     """
-    units = together(jobs)
-    waiting = [job for unit in units if not all((folder / place(job)).exists() for job in unit) for job in unit]
+    archived = read_archive(folder.parent)
+
+    def known(job: Job) -> bool:
+        return job in archived or (folder / place(job)).exists()
+
+    waiting = [job for unit in together(jobs) if not all(map(known, unit)) for job in unit]
     share = max(1, -(-len(waiting) // max(1, 2 * workers.count)))
     groups = chunks(waiting, min(replicas, share))
     with Progress(what, len(jobs), len(jobs) - len(waiting)) as progress:
@@ -59,7 +66,7 @@ def play_all(
             for job, record in zip(groups[number], records, strict=True):
                 record.save(folder / place(job))
             progress.advance(len(records))
-    found = [EpisodeRecord.load(folder / place(job)) for job in jobs]
+    found = [archived.get(job) or EpisodeRecord.load(folder / place(job)) for job in jobs]
     texts = {env: text_sha256(env_spec(env).data) for env in {job.env for job in jobs}}
     for job, record in zip(jobs, found, strict=True):
         if record.result.job != job:

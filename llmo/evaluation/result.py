@@ -163,12 +163,15 @@ class EpisodeRecord:
         start = (0.0, self.result.initial_validation_loss)
         return [start, *((d.spent, d.best_validation_loss) for d in self.decisions)]
 
+    def text(self) -> str:
+        """The episode's lines: its decisions, then its result."""
+        items: list[Decision | Result] = [*self.decisions, self.result]
+        return "".join(json.dumps(dataclasses.asdict(item)) + "\n" for item in items)
+
     def save(self, path: Path) -> None:
         """Write the episode's file, whole or not at all."""
         path.parent.mkdir(parents=True, exist_ok=True)
-        items: list[Decision | Result] = [*self.decisions, self.result]
-        lines = [json.dumps(dataclasses.asdict(item)) for item in items]
-        write_text_atomic(path, "\n".join(lines) + "\n")
+        write_text_atomic(path, self.text())
 
     @classmethod
     def load(cls, path: Path) -> EpisodeRecord:
@@ -178,13 +181,34 @@ class EpisodeRecord:
             LlmoError: It is no such file, or was altered.
         """
         try:
-            *steps, last = (json.loads(line) for line in path.read_text().splitlines())
+            text = path.read_text()
+        except (OSError, ValueError) as error:
+            raise _no_episode(str(path), error) from error
+        return cls.parse(text, str(path))
+
+    @classmethod
+    def parse(cls, text: str, file: str) -> EpisodeRecord:
+        """An episode from its lines.
+
+        Args:
+            text: The lines.
+            file: Where they come from, for the error.
+
+        Raises:
+            LlmoError: They are none of an episode, or were altered.
+        """
+        try:
+            *steps, last = (json.loads(line) for line in text.splitlines())
             decisions = tuple(Decision(**{**step, "mixture": tuple(step["mixture"])}) for step in steps)
             job = last["job"]
             job["parameters"] = tuple((str(name), value) for name, value in job["parameters"])
             return cls(decisions, Result(**{**last, "job": Job(**job)}))
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise LlmoError("episode file", str(path), f"one that `llmo benchmark` wrote ({error})") from error
+        except (ValueError, TypeError, KeyError) as error:
+            raise _no_episode(file, error) from error
+
+
+def _no_episode(file: str, error: Exception) -> LlmoError:
+    return LlmoError("episode file", file, f"one that `llmo benchmark` wrote ({error})")
 
 
 def load_records(folder: Path) -> list[EpisodeRecord]:

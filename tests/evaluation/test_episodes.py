@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from llmo.errors import LlmoError
+from llmo.evaluation.archive import NAME, write_archive
 from llmo.evaluation.episodes import episode_file, play_all
 from llmo.evaluation.result import EpisodeRecord, Job, load_records
 from llmo.evaluation.rollout import chunks
@@ -41,6 +42,19 @@ def test_what_is_there_is_not_played_again(played: tuple[Path, list[EpisodeRecor
     after = {path: path.stat().st_mtime_ns for path in folder.rglob("*.jsonl")}
     assert {path for path in before if before[path] != after[path]} == {victim}
     assert [record.result.job.agent for record in load_records(folder)] == ["keep"] * 3 + ["random"] * 3
+
+
+def test_what_is_in_an_archive_is_not_played_again(played: tuple[Path, list[EpisodeRecord]], tmp_path: Path) -> None:
+    write_archive(tmp_path, played[1][:5])
+    again = play_all(JOBS, tmp_path / "episodes", workers=HERE)
+    assert [record.result for record in again[:5]] == [record.result for record in played[1][:5]]
+    assert numbers(again[5]) == numbers(played[1][5])
+    assert [path.name for path in (tmp_path / "episodes").rglob("*.jsonl")] == [episode_file(JOBS[5]).name]
+    assert (tmp_path / NAME).stat().st_size < 2000
+
+    (tmp_path / NAME).write_bytes((tmp_path / NAME).read_bytes()[:-9])
+    with pytest.raises(LlmoError, match=NAME):
+        play_all(JOBS, tmp_path / "episodes", workers=HERE)
 
 
 def test_the_files_of_another_benchmark_are_refused(played: tuple[Path, list[EpisodeRecord]]) -> None:
