@@ -12,7 +12,7 @@ from llmo.agent import Agent, Schedule
 from llmo.errors import LlmoError
 from llmo.registry import agents
 from llmo.rules import View, positive
-from llmo.schedules import PEAKS, tracks_not_yet
+from llmo.schedules import PEAKS, TRACKS, tracks_not_yet
 
 THRESHOLD = 1e-4
 """Share by which a loss must fall below the best one to count as better."""
@@ -123,5 +123,7 @@ class TrackingPlateau(Plateau):
     ) -> NDArray[np.int64]:
         """See `Agent.act`: the mixture first, then always `keep`."""
         chosen = super().act(observation, mask, episode_start)
-        views = [View(self.space, *one) for one in zip(observation, mask, strict=True)]
-        return np.where([tracks_not_yet(view) for view in views], self.space.action("source_tracking"), chosen)
+        for run in range(len(chosen)):
+            if tracks_not_yet(View(self.space, observation[run], mask[run])):
+                chosen[run], self._reasons[run] = self.space.action("source_tracking"), TRACKS
+        return chosen

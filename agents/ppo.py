@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from llmo.evaluation.frames import Frames
     from llmo.run_dir import RunDir
 
-ROLLOUT = 16
-"""Environment steps in each slot before an update."""
-
 
 @agents.register("ppo")
 class Ppo(NetworkAgent):
@@ -43,6 +40,7 @@ class Ppo(NetworkAgent):
         width: Of the two hidden layers of actor and critic, tanh.
     """
 
+    kind = "ppo"
     shipped: Path | None = Path(__file__).parent / "trained" / "ppo"
     frames = 1
     """How many of a run's last observations it looks at."""
@@ -56,8 +54,7 @@ class Ppo(NetworkAgent):
         epochs: int = 8,
         width: int = 64,
     ) -> None:
-        super().__init__(policy)
-        self.rate, self.entropy, self.gae_lambda, self.epochs = rate, entropy, gae_lambda, epochs
+        super().__init__(policy, rate, entropy, gae_lambda, epochs)
         self.hidden = (width, width)
         self._frames: Frames | None = None
 
@@ -115,7 +112,7 @@ class Ppo(NetworkAgent):
                 imitate(model.policy, demonstrations, self.frames)
 
         learn(model, env, steps, run, warm_up, on_update, seed)
-        self.net = model.policy.actor()  # type: ignore[operator]
+        self.play(model.policy.actor(), space.actions)  # type: ignore[operator]
 
     def _model(self, env: VecEnv, space: Space, seed: int, gamma: float) -> MaskablePPO:
         from sb3_contrib import MaskablePPO
@@ -131,21 +128,13 @@ class Ppo(NetworkAgent):
         return MaskablePPO(
             AsymmetricPolicy,
             stacked,
-            learning_rate=self.rate,
-            n_steps=ROLLOUT,
-            batch_size=256,
-            n_epochs=self.epochs,
-            gamma=gamma,
-            gae_lambda=self.gae_lambda,
-            ent_coef=self.entropy,
             policy_kwargs={
                 "net_arch": list(self.hidden),
                 "features": names,
                 "seen": len(seen),
                 "actions": space.actions,
             },
-            seed=seed,
-            device="cpu",
+            **self.ppo(seed, gamma),
         )
 
 
@@ -157,6 +146,7 @@ class StackedPpo(Ppo):
         policy: Folder that `llmo train --agent ppo_stacked` wrote.
     """
 
+    kind = "ppo_stacked"
     shipped = None
     frames = 4
 

@@ -20,9 +20,6 @@ if TYPE_CHECKING:
     from llmo.evaluation.masked_lstm import LstmActor
     from llmo.run_dir import RunDir
 
-ROLLOUT, EPOCHS, ENTROPY, GAE_LAMBDA = 16, 8, 0.01, 0.9
-"""As `ppo` has them."""
-
 
 @agents.register("ppo_recurrent")
 class RecurrentPpo(NetworkAgent):
@@ -30,15 +27,15 @@ class RecurrentPpo(NetworkAgent):
 
     Args:
         policy: Folder that `llmo train --agent ppo_recurrent` wrote.
-        rate: First learning rate of Adam.
+        rate: See `NetworkAgent`, as of all that follow.
+        entropy: Weight of the entropy bonus.
+        gae_lambda: Of generalised advantage estimation.
+        epochs: Passes over what was collected.
     """
 
+    kind = "ppo_recurrent"
     hidden = (64,)
     net: LstmActor
-
-    def __init__(self, policy: str = "", rate: float = 1e-3) -> None:
-        super().__init__(policy)
-        self.rate = rate
 
     def reset(self, seeds: Sequence[int]) -> None:
         """See `Agent.reset`."""
@@ -85,20 +82,12 @@ class RecurrentPpo(NetworkAgent):
         model = RecurrentPPO(
             MaskedLstmPolicy,
             MaskInSight(env, len(space.actions)),
-            learning_rate=self.rate,
-            n_steps=ROLLOUT,
-            batch_size=256,
-            n_epochs=EPOCHS,
-            gamma=gamma,
-            gae_lambda=GAE_LAMBDA,
-            ent_coef=ENTROPY,
             policy_kwargs={
                 "lstm_hidden_size": self.hidden[0],
                 "seen": len(space.features),
                 "actions": len(space.actions),
             },
-            seed=seed,
-            device="cpu",
+            **self.ppo(seed, gamma),
         )
         policy = model.policy
         assert isinstance(policy, MaskedLstmPolicy)
@@ -108,4 +97,4 @@ class RecurrentPpo(NetworkAgent):
                 imitate_episodes(policy, demonstrations)
 
         learn(model, env, steps, run, warm_up, on_update, seed)
-        self.net = policy.actor()
+        self.play(policy.actor(), space.actions)

@@ -6,15 +6,22 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any
 
 from llmo.agent import KeepingAgent
 from llmo.errors import LlmoError
-from llmo.hyperparameters import Augmentation, Distillation, Mixing
 from llmo.mdp.population import Population
 from llmo.registry import agents
 from llmo.rules import positive, share
 from llmo.schedules import PEAKS
+
+ACTIONS = {
+    "tracking": "source_tracking",
+    "token_noise": "augment_noise",
+    "span_masking": "augment_mask",
+    "teacher": "distil_teacher",
+}
+"""By mode, the action that would set it; the other modes are those that a run begins with."""
 
 
 @agents.register("static")
@@ -58,15 +65,13 @@ class Static(KeepingAgent):
         self.scratch, self.pretrained = positive("scratch", scratch), positive("pretrained", pretrained)
         self.decay_from = share("decay_from", decay_from)
         self.regularisation = regularisation
-        choices = {"mixing": mixing, "augmentation": augmentation, "distillation": distillation}
-        for name, value in choices.items():
+        self.modes = {"mixing": mixing, "augmentation": augmentation, "distillation": distillation}
+        for name, value in {"regularisation": regularisation, **self.modes}.items():
             if value not in self.grid[name]:
                 raise LlmoError(name, value, self.grid[name])
-        self.mixing, self.augmentation = cast(Mixing, mixing), cast(Augmentation, augmentation)
-        self.distillation = cast(Distillation, distillation)
 
     def attach(self, population: Population, slots: Sequence[int]) -> None:
-        """Set everything.
+        """Set everything for which the menu has an action that is open.
 
         Args:
             population: What plays the runs.
@@ -74,15 +79,12 @@ class Static(KeepingAgent):
         """
         super().attach(population, slots)
         for slot in slots:
-            run = population.run_of(slot)
-            problem = run.states[slot].problem
-            absent = self.distillation == "teacher" and problem.teacher is None
-            run.change(
-                slot,
-                learning_rate=run.default_rate(slot) * getattr(self, problem.start),
-                decay_from=self.decay_from if self.decay_from < 1 else None,
-                regularisation=self.regularisation,
-                mixing=self.mixing,
-                augmentation=self.augmentation,
-                distillation="off" if absent else self.distillation,
-            )
+            run, mask = population.run_of(slot), population.mask(slot)
+            allowed = {action for action, is_open in zip(self.space.actions, mask, strict=True) if is_open}
+            settings: dict[str, Any] = {name: mode for name, mode in self.modes.items() if ACTIONS.get(mode) in allowed}
+            if "regularise_more" in allowed:
+                settings["regularisation"] = self.regularisation
+            if "rate_decay" in allowed and self.decay_from < 1:
+                settings["decay_from"] = self.decay_from
+            peak = getattr(self, run.states[slot].problem.start)
+            run.change(slot, learning_rate=peak * run.default_rate(slot), **settings)

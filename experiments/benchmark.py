@@ -45,8 +45,8 @@ def benchmark(
 
     Args:
         env: Registered name of the environment.
-        agents: Registered names; by default every rule and learned agent; not what plays several runs of an
-            instance, looks ahead, brings an optimizer, or is a control.
+        agents: Registered names; by default every learned agent and every rule that is tuned or cannot be; not what
+            plays several runs of an instance, looks ahead, brings an optimizer, or is a control.
         policy: Folders of policies that learned agents play, several for the seeds of a training; by default the one
             that comes with the agent.
         data: Folder with `train.txt`, `valid.txt` and `test.txt`, whose text is learned instead.
@@ -100,31 +100,34 @@ def _names(env: str, asked: list[str] | None, policies: Sequence[str]) -> list[s
     """The reference and the agents to compare."""
     from llmo import catalog
     from llmo.catalog.tuned import reference_rule
-    from llmo.mdp.spec import env_spec
 
     if asked is None:
         catalog.load("agents")
         registry = catalog.KINDS["agents"]
         classes = {name: registry.get(name) for name in registry.names()}
-        space = env_spec(env).space
-        asked = [name for name, kind in classes.items() if _plays_by_default(kind, space, policies)]
+        asked = [name for name, kind in classes.items() if _plays_by_default(name, kind, env, policies)]
         if policies and not any(issubclass(classes[name], LearningAgent) for name in asked):
             # What is wrong with them is said when it binds them.
             asked.append("ppo")
     return list(dict.fromkeys([reference_rule(env), *asked]))
 
 
-def _plays_by_default(kind: type[Agent], space: Space, policies: Sequence[str]) -> bool:
+def _plays_by_default(name: str, kind: type[Agent], env: str, policies: Sequence[str]) -> bool:
+    from llmo.catalog.tuned import tuned_parameters
+    from llmo.mdp.spec import env_spec
+
+    if kind.grid and not tuned_parameters(name, env):
+        return False
     if kind.search or kind.members > 1 or kind.control or issubclass(kind, OptimizerAgent):
         return False
-    return not issubclass(kind, LearningAgent) or _knows(kind, space, policies)
+    return not issubclass(kind, LearningAgent) or _knows(kind, env_spec(env).space, policies)
 
 
 def _knows(kind: type[LearningAgent], space: Space, policies: Sequence[str]) -> bool:
     """Whether a learned agent plays such environments by some policies, or else by the one that comes with it."""
     try:
         for policy in policies or [""]:
-            kind(policy).bind(space)  # type: ignore[call-arg]
+            kind(policy=policy).bind(space)  # type: ignore[call-arg]
     except LlmoError:
         return False
     return True

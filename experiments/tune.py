@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmo import catalog
+from llmo.agent import OptimizerAgent
 from llmo.catalog.tuned import FILE, everything, reference_rule
 from llmo.errors import LlmoError
 from llmo.registry import experiments
@@ -91,12 +92,15 @@ def tune(
     classes = tunable(agents)
     found = find_workers(workers)
     env_spec(env)
-    others = others_shipped(env, instances, classes) if ship and agents else {}
+    if ship and agents:
+        others_shipped(env, instances, classes)
     with RunDir(out, resume) as run:
-        result = search_rules(run.path, classes, env, instances, found, executor)
-        result["command"] = command("tune", tune, given)
+        result = search_rules(run.path, classes, env, instances, found, executor, command("tune", tune, given))
         write_text_atomic(out / "tuned.json", json.dumps(result, indent=1) + "\n")
         if ship:
+            # What was shipped while this ran is kept.
+            everything.cache_clear()
+            others = others_shipped(env, instances, classes) if agents else {}
             whole = result | named({**others, **result["rules"]}, env)
             write_text_atomic(catalog.ROOT / FILE, json.dumps({**everything(), env: whole}, indent=1) + "\n")
     print(table(result))
@@ -108,7 +112,8 @@ def search_rules(
     env: str,
     count: int,
     workers: Workers,
-    executor: Literal["batched", "compiled"] = "batched",
+    executor: Literal["batched", "compiled"],
+    command: str,
 ) -> dict[str, Any]:
     """Tune some rules.
 
@@ -119,6 +124,7 @@ def search_rules(
         count: How many train instances.
         workers: Who plays.
         executor: How.
+        command: What each rule says it was tuned by.
 
     Returns:
         The content of `tuned.json`.
@@ -147,30 +153,35 @@ def search_rules(
         for name, agent in classes.items()
     }
     found, losses = search_all(searches, play)
+    facts = provenance()
+    made = {"commit": facts.pop("commit"), "command": command}
     rules = {
-        name: summary(name, agent.grid, found[name], instances, losses) | {"env_steps": steps[name]}
+        name: summary(name, agent.grid, found[name], instances, losses) | {"env_steps": steps[name], **made}
         for name, agent in classes.items()
     }
-
     return {
         **named(rules, env),
         "env": env,
         "split": "train",
         "instances": count,
-        **provenance(),
+        **facts,
     }
 
 
 def named(rules: Mapping[str, Any], env: str) -> dict[str, Any]:
-    """Some tuned rules, which of them is the best one, and which the reference."""
+    """Some tuned rules, which of them is the best one, and which the reference.
+
+    The best rule is no control, and brings no optimizer of its own.
+    """
 
     def best(names: Sequence[str]) -> str:
         return max(names, key=lambda name: rules[name]["score"]["iqm"])
 
+    rivals = [name for name in rules if not catalog.get("agents", name).control]
     references = [name for name in REFERENCES if name in rules]
     return {
         "reference": best(references) if references else reference_rule(env),
-        "best_rule": best(list(rules)),
+        "best_rule": best([name for name in rivals if not issubclass(catalog.get("agents", name), OptimizerAgent)]),
         "env_steps": sum(rule["env_steps"] for rule in rules.values()),
         "rules": dict(rules),
     }
@@ -180,17 +191,18 @@ def others_shipped(env: str, instances: int, tuned: Container[str]) -> dict[str,
     """The shipped rules that some newly tuned ones join.
 
     Raises:
-        LlmoError: They were tuned in another environment, on other instances or on another text.
+        LlmoError: None is shipped for the environment, or they were tuned on other instances or on another text.
     """
     from llmo.evaluation.provenance import provenance
 
-    entry = everything().get(env, {})
-    same = {"env": env, "split": "train", "instances": instances, "corpus_sha256": provenance()["corpus_sha256"]}
-    for name, value in same.items():
+    if env not in everything():
+        raise LlmoError(
+            "environment of some rules to ship", env, f"one that has rules, {list(everything())}; else all rules"
+        )
+    entry = everything()[env]
+    for name, value in {"instances": instances, "corpus_sha256": provenance()["corpus_sha256"]}.items():
         if entry.get(name) != value:
-            raise LlmoError(
-                f"{name} of rules to be shipped with others", value, f"that of the others, {entry.get(name)}"
-            )
+            raise LlmoError(f"{name} of rules to ship with others", value, f"that of the others, {entry.get(name)}")
     return {name: rule for name, rule in entry["rules"].items() if name not in tuned}
 
 

@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from llmo.evaluation.workers import Workers
 
 TEACHER = "tutor"
+BLIND = 4
+"""Trials before the search learns from those that there are."""
 JUDGED_FROM = 100_000
 """Index of the first train instance that trials are judged on; none that is learned on."""
 
@@ -36,7 +38,7 @@ JUDGED_FROM = 100_000
 @experiments.register("tune_ppo")
 def tune_ppo(
     out: Path = Path("runs/tune_ppo"),
-    trials: int = 12,
+    trials: int = 16,
     steps: int = 24_576,
     demonstrations: int = 512,
     instances: int = 128,
@@ -117,7 +119,7 @@ def _space() -> dict[str, BaseDistribution]:
 
 
 def _drawn(done: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
-    """Hyperparameters of the next trial: those of `ppo`, then what the tree-structured Parzen estimator draws.
+    """Hyperparameters of the next trial: those of `ppo`, a few at random, then what a Parzen estimator draws.
 
     The sampler is seeded by how many trials there are, so a search that is continued goes on as it would have.
     """
@@ -128,7 +130,8 @@ def _drawn(done: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
         accepted = inspect.signature(catalog.get("agents", "ppo")).parameters
         return {name: accepted[name].default for name in space}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    sampler = optuna.samplers.TPESampler(seed=int(np.random.SeedSequence([seed, len(done)]).generate_state(1)[0]))
+    own = int(np.random.SeedSequence([seed, len(done)]).generate_state(1)[0])
+    sampler = optuna.samplers.TPESampler(n_startup_trials=BLIND, seed=own)
     study = optuna.create_study(direction="maximize", sampler=sampler)
     for trial in done:
         known = optuna.trial.create_trial(params=trial["parameters"], distributions=space, value=trial["gain"])

@@ -110,6 +110,11 @@ class Agent(ABC):
         """
         return [None] * len(starts)
 
+    @property
+    def menu_alone(self) -> bool:
+        """Whether choosing actions is all that it does to a run: then its moves can be imitated, or taken again."""
+        return self.members == 1 and self.schedules(["scratch"]) == [None]
+
     def attach(self, population: Any, slots: Sequence[int]) -> None:
         """Say where its runs are, for an agent that does more than to choose actions; called before the first `act`.
 
@@ -141,6 +146,8 @@ class Agent(ABC):
 
 class KeepingAgent(Agent):
     """An agent whose every action is `keep`: what it changes is changed elsewhere."""
+
+    menu_alone = False
 
     def act(
         self, observation: NDArray[np.float32], mask: NDArray[np.bool_], episode_start: NDArray[np.bool_]

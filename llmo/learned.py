@@ -1,6 +1,6 @@
-"""The base of agents that play a network: which policy it is, how it is loaded, and what is likeliest.
+"""The base of agents that play a network which PPO has trained: how it is loaded, what is likeliest, what PPO is given.
 
-Training is left to subclasses; a policy is two plain files, see `policy_file.py`.
+A policy is two plain files, see `policy_file.py`.
 """
 
 from __future__ import annotations
@@ -21,22 +21,45 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
+ROLLOUT, BATCH = 16, 256
+"""Environment steps in each slot before an update, and transitions in a batch of it."""
+
+
 class NetworkAgent(LearningAgent):
     """Takes the allowed action that its network finds likeliest to be best.
 
     Args:
         policy: Folder that `llmo train` wrote; by default that of the shipped policy.
+        rate: First learning rate of Adam.
+        entropy: Weight of the entropy bonus.
+        gae_lambda: Of generalised advantage estimation (Schulman et al. 2016).
+        epochs: Passes over what was collected, in each update.
 
     Attributes:
-        hidden: Widths of the hidden layers of what is learned next.
-        net: The network; set by `bind` and by `learn`.
+        hidden: Widths of the hidden layers, of what is learned next or was loaded.
+        kind: What its policies say that they are, as an agent can play those of its kind only.
+        net: The network; set by `play`.
     """
 
     hidden: tuple[int, ...]
+    kind: str
     net: nn.Module
 
-    def __init__(self, policy: str = "") -> None:
+    def __init__(
+        self,
+        policy: str = "",
+        rate: float = 1e-3,
+        entropy: float = 0.01,
+        gae_lambda: float = 0.9,
+        epochs: int = 8,
+    ) -> None:
         self.policy = policy
+        self._ppo = {"learning_rate": rate, "ent_coef": entropy, "gae_lambda": gae_lambda, "n_epochs": epochs}
+
+    def ppo(self, seed: int, gamma: float) -> dict[str, Any]:
+        """What any PPO of stable-baselines3 is given."""
+        fixed = {"n_steps": ROLLOUT, "batch_size": BATCH, "device": "cpu"}
+        return {**self._ppo, **fixed, "seed": seed, "gamma": gamma}
 
     @abstractmethod
     def network(self, features: Sequence[str], actions: Sequence[str], hidden: Sequence[int]) -> nn.Module:
@@ -63,18 +86,31 @@ class NetworkAgent(LearningAgent):
             raise LlmoError("policy", "", "a folder that `llmo train` wrote, given by --policy")
         stored = load_policy(folder)
         actions, features, hidden = (stored.settings.get(name, ()) for name in ("actions", "features", "hidden"))
+        if (kind := stored.settings.get("kind", "ppo")) != self.kind:
+            raise LlmoError("policy", folder, f"one of the kind {self.kind}, not {kind}")
         if features != list(space.features):
             raise LlmoError("policy", folder, "one learned with the features of this version")
         if not (isinstance(actions, list) and all(action in actions for action in space.actions)):
             raise LlmoError("policy", folder, "one learned with all actions of the menu")
         if not (isinstance(hidden, list) and 0 < len(hidden) <= 8 and all(width in range(1, 4097) for width in hidden)):
             raise LlmoError("hidden of policy", hidden, "a list of 1 to 8 widths from 1 to 4096")
-        self.net = self.network(features, actions, hidden)
-        self._menu = [actions.index(action) for action in space.actions]
+        net = self.network(features, actions, hidden)
         try:
-            self.net.load_state_dict(stored.tensors)
+            net.load_state_dict(stored.tensors)
         except RuntimeError as error:
             raise LlmoError("policy", folder, "one whose weights fit its settings") from error
+        self.hidden = tuple(hidden)
+        self.play(net, actions)
+
+    def play(self, net: nn.Module, actions: Sequence[str]) -> None:
+        """Play a network from now on.
+
+        Args:
+            net: As `network` gives them.
+            actions: Names of what it chooses among; all actions of the menu are among them.
+        """
+        self.net = net
+        self._menu = [actions.index(action) for action in self.space.actions]
 
     def act(
         self, observation: NDArray[np.float32], mask: NDArray[np.bool_], episode_start: NDArray[np.bool_]
@@ -98,4 +134,5 @@ class NetworkAgent(LearningAgent):
     def save(self, folder: Path, card: dict[str, Any]) -> None:
         """Write the policy as safetensors and JSON, with a card that says how it was learned."""
         names = {"actions": list(self.space.actions), "features": list(self.space.features)}
-        save_policy(folder, self.net.state_dict(), {"hidden": list(self.hidden), **names}, card)
+        settings = {"kind": self.kind, "hidden": list(self.hidden), **names}
+        save_policy(folder, self.net.state_dict(), settings, card)

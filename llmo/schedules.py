@@ -83,17 +83,15 @@ class PlainSchedule(ScheduleRule[None]):
         return "keep", self.rate_now(view)
 
 
-class TracksSources(ScheduleRule[None]):
-    """Mixes the sources by how near their losses are to the validation loss, under the schedule it is put before."""
+TRACKS = "the sources are mixed by how near their losses are to the validation loss"
 
-    def begin(self, random: np.random.Generator) -> None:
-        """Nothing is remembered."""
+
+class TracksSources(PlainSchedule):
+    """Mixes the sources by how near their losses are to the validation loss, under the schedule it is put before."""
 
     def choose(self, view: View, memory: None) -> tuple[str, str]:
         """See `Rule.choose`."""
-        if tracks_not_yet(view):
-            return "source_tracking", "the sources are mixed by how near their losses are to the validation loss"
-        return "keep", self.rate_now(view)
+        return ("source_tracking", TRACKS) if tracks_not_yet(view) else super().choose(view, memory)
 
 
 def tracks_not_yet(view: View) -> bool:

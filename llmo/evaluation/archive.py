@@ -17,8 +17,13 @@ NAME = "episodes.jsonl.xz"
 
 
 def write_archive(folder: Path, records: Sequence[EpisodeRecord]) -> None:
-    """Write the results of some episodes into a folder, in the order of their jobs."""
-    ordered = sorted(records, key=lambda record: repr(record.result.job))
+    """Add the results of some episodes to a folder's archive, in the order of their jobs.
+
+    Raises:
+        LlmoError: There is a file of that name that is no archive.
+    """
+    all_records = read_archive(folder) | {record.result.job: record for record in records}
+    ordered = sorted(all_records.values(), key=lambda record: repr(record.result.job))
     content = "".join(EpisodeRecord((), record.result).text() for record in ordered)
     with replacing(folder / NAME) as temporary:
         write_bytes_synced(temporary, lzma.compress(content.encode()))

@@ -79,7 +79,7 @@ def valid_teacher(name: str) -> None:
         LlmoError: There is no such agent, or it does not play by the menu alone.
     """
     agent: Agent = catalog.make_agent(name)
-    if agent.search or isinstance(agent, LearningAgent) or agent.schedules(["scratch"]) != [None]:
+    if agent.search or isinstance(agent, LearningAgent) or not agent.menu_alone:
         raise LlmoError("teacher", name, "a rule that plays by the menu alone, such as scripted")
 
 

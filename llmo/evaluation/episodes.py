@@ -56,7 +56,7 @@ def play_all(
     archived = read_archive(folder.parent)
 
     def known(job: Job) -> bool:
-        return job in archived or (folder / place(job)).exists()
+        return (folder / place(job)).exists() or job in archived
 
     waiting = [job for unit in together(jobs) if not all(map(known, unit)) for job in unit]
     share = max(1, -(-len(waiting) // max(1, 2 * workers.count)))
@@ -66,7 +66,8 @@ def play_all(
             for job, record in zip(groups[number], records, strict=True):
                 record.save(folder / place(job))
             progress.advance(len(records))
-    found = [archived.get(job) or EpisodeRecord.load(folder / place(job)) for job in jobs]
+    files = {job: folder / place(job) for job in jobs}
+    found = [EpisodeRecord.load(file) if file.exists() else archived[job] for job, file in files.items()]
     texts = {env: text_sha256(env_spec(env).data) for env in {job.env for job in jobs}}
     for job, record in zip(jobs, found, strict=True):
         if record.result.job != job:

@@ -1,7 +1,7 @@
 """Re-executes recorded episodes and says whether every number comes out the same.
 
-The recorded actions are taken again; nobody chooses anew. Only rules that set the rate by a schedule play themselves,
-since it may change with what they see. What a search agent saw when it looked ahead is not repeated.
+The recorded actions are taken again; nobody chooses anew. Only agents that do more than to choose actions play
+themselves, such as rules that set the rate by a schedule. What a search agent saw when it looked ahead is not repeated.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmo import catalog
-from llmo.agent import Agent, OptimizerAgent
+from llmo.agent import Agent
 from llmo.errors import LlmoError
 from llmo.evaluation.compare import difference
 from llmo.evaluation.members import together
@@ -121,10 +121,8 @@ def _read(path: Path) -> Episode:
     for decision in record.decisions:
         spec.space.action(decision.chosen)
     agent: Agent = catalog.make_agent(job.agent, **dict(job.parameters))
-    scheduled = agent.schedules([record.result.start]) != [None]
-    itself = scheduled or agent.members > 1 or isinstance(agent, OptimizerAgent)
     instance = spec.draw(job.split, job.index, job.budget)
-    return Episode(path, record, itself, str(instance.shape), spec.frozen_base(instance))
+    return Episode(path, record, not agent.menu_alone, str(instance.shape), spec.frozen_base(instance))
 
 
 def _groups(episodes: Sequence[Episode]) -> Iterator[list[Episode]]:

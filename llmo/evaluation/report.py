@@ -102,7 +102,8 @@ def typical_episode(
     """The episode whose score is nearest to its agent's IQM, of the best learned agent or else the best rule.
 
     Returns:
-        It and the reference's on the same instance; None if nobody but the reference and search agents were played.
+        It and the reference's on the same instance; None if nobody but the reference and search agents were played, or
+        their decisions were not kept.
 
     Raises:
         LlmoError: The episodes are not those that were scored.
@@ -119,6 +120,8 @@ def typical_episode(
         if job.agent in played and job.budget == 1 and record.decisions:
             played[job.agent].setdefault(job.index, record)
     both = sorted(played[name].keys() & played[reference].keys())
+    if not any(record.decisions for record in records):
+        return None
     if not both:
         raise LlmoError("episodes", f"of {name}, none", f"those of scores.json, on instances of {reference}'s")
 

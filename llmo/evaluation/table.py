@@ -56,7 +56,7 @@ def rule_table(scores: Mapping[str, Any]) -> str:
     said = f"Against the best tuned rule ({rule}); a budget of 1x is the middle one."
     shares = {name: share for name in learned if (share := scores["headroom"].get(name))}
     room = [f"{name} gains {_share(share)} of what search to the end gains over it." for name, share in shares.items()]
-    return "\n".join([said, "", *_markdown(rows), *room])
+    return "\n".join([said, "", *_markdown(rows), *(["", *room] if room else [])])
 
 
 def _share(share: Mapping[str, float]) -> str:

@@ -127,6 +127,14 @@ def test_it_learns_the_identity(tmp_path: Path) -> None:
     assert lines[-1]["return"] > 7 > 4 > lines[0]["return"]
 
 
+@pytest.mark.parametrize("name", ["ppo", "ppo_stacked", "ppo_recurrent"])
+def test_who_has_learned_can_play(tmp_path: Path, name: str) -> None:
+    agent = learned(tmp_path / "run", 1, name=name)
+    agent.reset([0])
+    mask = np.array([[False, True, False, False]])
+    assert agent.act(np.zeros((1, 4), np.float32), mask, np.ones(1, bool)).tolist() == [1]
+
+
 def test_it_imitates(tmp_path: Path) -> None:
     agent = learned(tmp_path / "run", 1, demonstrations=planted(600), rate=1e-9)
     assert best_actions(agent, tmp_path / "policy") == [0, 1, 2]
@@ -162,7 +170,7 @@ def test_what_is_remembered_belongs_to_one_run_and_episode(tmp_path: Path, name:
     assert agent.act(said[[2, 2, 2]], masks, np.zeros(3, bool)).tolist() == [2, 0, 1]
     agent.act(said[[1, 1, 0]], masks, np.array([False, False, True]))
     assert agent.act(said[[0, 0, 0]], masks, np.zeros(3, bool)).tolist() == [1, 1, 0]
-    with pytest.raises(LlmoError, match="hidden|weights fit"):
+    with pytest.raises(LlmoError, match=f"of the kind ppo, not {name}"):
         catalog.make_agent("ppo", policy=str(tmp_path / name / "policy")).bind(SPACE)
 
 
@@ -226,6 +234,22 @@ def test_the_critic_sees_more_than_the_actor(tmp_path: Path) -> None:
     # What is left of an episode follows from the step's number alone.
     value = checkpoint.tensors["policy/mlp_extractor.value_net.0.weight"][:, 4].norm()
     assert value > 0.5
+
+
+class Whispered(Identity):
+    """What pays is told behind the observation, which only the critic may read, and nowhere else."""
+
+    observation_space = gymnasium.spaces.Box(-5, 8, (5,), np.float32)
+
+    def _observe(self) -> np.ndarray:
+        super()._observe()
+        return np.array([0, 0, 0, 0, self.right], np.float32)
+
+
+@pytest.mark.parametrize("name", ["ppo", "ppo_stacked", "ppo_recurrent"])
+def test_no_actor_learns_from_what_only_its_critic_may_know(tmp_path: Path, name: str) -> None:
+    """By chance a third of eight steps are right."""
+    assert last_return(tmp_path, name, 20, Whispered) < 4
 
 
 @pytest.mark.parametrize(("gamma", "first"), [(1.0, 1), (0.5, 0)])

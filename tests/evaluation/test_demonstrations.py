@@ -43,7 +43,10 @@ def test_the_moves_give_the_returns_when_they_are_made_again() -> None:
     assert place == len(moves.actions) and moves.starts.sum() == len(indices)
 
 
-@pytest.mark.parametrize("teacher", ["cosine", "plateau", "search_1", "ppo"])
+NO_TEACHERS = ("cosine", "plateau", "search_1", "ppo", "static", "pbt", "virtual_best", "prodigy")
+
+
+@pytest.mark.parametrize("teacher", NO_TEACHERS)
 def test_who_does_not_play_by_the_menu_is_no_teacher(teacher: str) -> None:
     with pytest.raises(LlmoError, match="teacher"):
         demonstrate(ENV, teacher, [0], HERE)

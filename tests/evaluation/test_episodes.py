@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from llmo.errors import LlmoError
-from llmo.evaluation.archive import NAME, write_archive
+from llmo.evaluation.archive import NAME, read_archive, write_archive
 from llmo.evaluation.episodes import episode_file, play_all
 from llmo.evaluation.result import EpisodeRecord, Job, load_records
 from llmo.evaluation.rollout import chunks
@@ -51,6 +51,12 @@ def test_what_is_in_an_archive_is_not_played_again(played: tuple[Path, list[Epis
     assert numbers(again[5]) == numbers(played[1][5])
     assert [path.name for path in (tmp_path / "episodes").rglob("*.jsonl")] == [episode_file(JOBS[5]).name]
     assert (tmp_path / NAME).stat().st_size < 2000
+
+    write_archive(tmp_path, again[5:])
+    assert read_archive(tmp_path).keys() == set(JOBS), "what is added takes nothing away"
+    altered = dataclasses.replace(played[1][0].result, test_loss=9.0)
+    EpisodeRecord(played[1][0].decisions, altered).save(tmp_path / "episodes" / episode_file(JOBS[0]))
+    assert play_all(JOBS, tmp_path / "episodes", workers=HERE)[0].result.test_loss == 9.0, "a file counts more"
 
     (tmp_path / NAME).write_bytes((tmp_path / NAME).read_bytes()[:-9])
     with pytest.raises(LlmoError, match=NAME):

@@ -60,6 +60,14 @@ def test_what_only_the_critic_sees_is_not_stacked() -> None:
     assert (first[0, 2:6] == 0).all()
     assert second[0, 2:4].tolist() == first[0, :2].tolist()
     assert (second[0, 4:6] == 0).all() and second[0, 6] != first[0, 6]
+    seen, done = second, False
+    while not done:
+        before = seen
+        seen, _, (done,), infos = stack.step(np.zeros(1, int))
+    last = infos[0]["terminal_observation"]
+    assert last[2:6].tolist() == before[0, :4].tolist()
+    assert last.shape == (7,) and last[6] not in (before[0, 6], seen[0, 6])
+    assert (seen[0, 2:6] == 0).all(), "the next episode has nothing before it"
 
 
 def test_one_frame_is_the_observation_itself() -> None:

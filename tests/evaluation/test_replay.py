@@ -22,6 +22,7 @@ JOBS = [
     Job(ENV, "train", 3, "plateau", (("patience", 0),), budget=0.5),
     Job(ENV, "train", 4, "cosine", budget=0.3),
     Job(ENV, "dev", 5, "search_1", budget=0.12),
+    Job(ENV, "train", 6, "static", (("mixing", "tracking"), ("scratch", 2.0)), budget=0.3),
 ]
 
 

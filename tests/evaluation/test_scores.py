@@ -186,6 +186,14 @@ def test_the_share_of_the_headroom_is_what_was_planted() -> None:
     assert shares(0.02)["constant"] == pytest.approx({"share": 0.0, "low": 0.0, "high": 0.0}, abs=1e-9)
     assert shares(0.0)["agent"] is None
 
+    scores = {"best_rule": "rule", "instances": 1, "horizons": [], "headroom": shares(0.02)}
+    pair = dict.fromkeys(("probability_of_improvement", "worst_seed"), 0.5)
+    pair |= {f"{name}{end}": 1.0 for name in ("", "mean_", "worst_decile_") for end in ("low", "high")}
+    pair |= dict.fromkeys(("iqm", "mean", "worst_decile"), 1.0)
+    agents = {"agent": {"kind": "learned"}, "rule": {"kind": "rule"}}
+    text = rule_table({**scores, "agents": agents, "pairs": {"agent": {"rule": pair}}})
+    assert text.endswith("|\n\nagent gains 0.50 [0.50, 0.50] of what search to the end gains over it.")
+
 
 def test_small_and_large_budgets_are_told_apart() -> None:
     """Budgets of 1, 2, 4, 8 and 16: those of the middle one, 4, gain 3%, all others 1%."""
