@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llmo.registry import experiments
 
-ENV = "llmo/LanguageModel-v0"
+ENV = "llmo/LanguageModel-v1"
 
 
 @experiments.register("demo")

@@ -53,6 +53,28 @@ def compare(ours: tuple[str, Array], theirs: tuple[str, Array], bootstrap: Boots
     }
 
 
+def gain_of_tail(
+    ours: tuple[str, Array], theirs: tuple[str, Array], reference: Array, bootstrap: Bootstrap
+) -> dict[str, float]:
+    """How much better our worst tenth is than theirs, each of its own instances, in percent against the reference.
+
+    The worst tenth of paired differences is negative for any two agents that differ by luck; this is not.
+
+    Args:
+        ours: An agent's name and its log losses, [seeds, I].
+        theirs: Another's, [their seeds, I].
+        reference: The reference's, [1, I].
+        bootstrap: Of the instances.
+    """
+    means, resampled = [], []
+    for name, losses in (ours, theirs):
+        means.append(worst_decile(100 * (reference.mean(axis=0) - losses.mean(axis=0))))
+        scores = 100 * (reference.mean(axis=0) - bootstrap.seeds(name, len(losses)) @ losses)
+        resampled.append(bootstrap.resampled(scores, resampled_worst_decile))
+    low, high = percentiles(resampled[0] - resampled[1])
+    return {"gain": means[0] - means[1], "low": low, "high": high}
+
+
 def share_of_headroom(
     ours: tuple[str, Array], rule: Array, search: Array, bootstrap: Bootstrap
 ) -> dict[str, float] | None:

@@ -16,7 +16,7 @@ from llmo.agent import LearningAgent
 from llmo.catalog.tuned import tuned_parameters
 from llmo.errors import LlmoError
 from llmo.evaluation.losses import Episodes, Instances, by_agent, instances_of, log_losses
-from llmo.evaluation.paired import by_horizon, compare, share_of_headroom
+from llmo.evaluation.paired import by_horizon, compare, gain_of_tail, share_of_headroom
 from llmo.evaluation.provenance import provenance
 from llmo.evaluation.result import EpisodeRecord, Result
 from llmo.evaluation.statistics import Array, Bootstrap, iqm, worst_decile
@@ -74,8 +74,21 @@ def score(records: Sequence[EpisodeRecord], reference: str, best_rule: str) -> d
         "agents": rows,
         "pairs": pairs,
         "horizons": by_horizon(losses, instances, best_rule if best_rule in losses else reference),
+        "tails": _tails(losses, reference, best_rule, bootstrap),
         "headroom": _headroom(losses, best_rule, bootstrap),
         "speedup": _speedups(agents, instances, losses[reference].mean(axis=0)),
+    }
+
+
+def _tails(losses: Mapping[str, Array], reference: str, rule: str, bootstrap: Bootstrap) -> dict[str, dict[str, float]]:
+    """How much better each agent's worst tenth is than the best rule's; empty where that was not played."""
+    if rule not in losses:
+        return {}
+    best = rule, losses[rule]
+    return {
+        name: gain_of_tail((name, ours), best, losses[reference], bootstrap)
+        for name, ours in losses.items()
+        if name != rule
     }
 
 

@@ -55,8 +55,13 @@ def rule_table(scores: Mapping[str, Any]) -> str:
             rows.append(_rule_row(name, f"{horizon['budget']:g}x", horizon["instances"], horizon["agents"][name]))
     said = f"Against the best tuned rule ({rule}); a budget of 1x is the middle one."
     shares = {name: share for name in learned if (share := scores["headroom"].get(name))}
-    room = [f"{name} gains {_share(share)} of what search to the end gains over it." for name, share in shares.items()]
-    return "\n".join([said, "", *_markdown(rows), *(["", *room] if room else [])])
+    more = [f"{name}'s worst tenth is {_percent(scores['tails'][name])} better than the rule's." for name in learned]
+    more += [f"{name} gains {_share(share)} of what search to the end gains over it." for name, share in shares.items()]
+    return "\n".join([said, "", *_markdown(rows), "", *more])
+
+
+def _percent(tail: Mapping[str, float]) -> str:
+    return f"{tail['gain']:+.2f}% [{tail['low']:+.2f}, {tail['high']:+.2f}]"
 
 
 def _share(share: Mapping[str, float]) -> str:

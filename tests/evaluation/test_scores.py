@@ -173,26 +173,49 @@ def test_the_share_of_the_headroom_is_what_was_planted() -> None:
     rule = [3.0 + 0.01 * index for index in range(40)]
     groups = [f"group {index % 8}" for index in range(40)]
 
-    def shares(gain: float) -> dict[str, Any]:
+    def scored(gain: float) -> dict[str, Any]:
         by = {"constant": 0.0, "rule": 0.0, "search_full": gain, "agent": 0.01}
         played = [
             record(name, index, loss * math.exp(-share), group=groups[index])
             for name, share in by.items()
             for index, loss in enumerate(rule)
         ]
-        return score(played, "constant", "rule")["headroom"]
+        return score(played, "constant", "rule")
+
+    def shares(gain: float) -> dict[str, Any]:
+        found: dict[str, Any] = scored(gain)["headroom"]
+        return found
 
     assert shares(0.02)["agent"] == pytest.approx({"share": 0.5, "low": 0.5, "high": 0.5})
     assert shares(0.02)["constant"] == pytest.approx({"share": 0.0, "low": 0.0, "high": 0.0}, abs=1e-9)
     assert shares(0.0)["agent"] is None
 
-    scores = {"best_rule": "rule", "instances": 1, "horizons": [], "headroom": shares(0.02)}
+    tails = scored(0.02)["tails"]
+    assert tails["agent"] == pytest.approx({"gain": 1.0, "low": 1.0, "high": 1.0})
+    scores = {"best_rule": "rule", "instances": 1, "horizons": [], "headroom": shares(0.02), "tails": tails}
     pair = dict.fromkeys(("probability_of_improvement", "worst_seed"), 0.5)
     pair |= {f"{name}{end}": 1.0 for name in ("", "mean_", "worst_decile_") for end in ("low", "high")}
     pair |= dict.fromkeys(("iqm", "mean", "worst_decile"), 1.0)
     agents = {"agent": {"kind": "learned"}, "rule": {"kind": "rule"}}
     text = rule_table({**scores, "agents": agents, "pairs": {"agent": {"rule": pair}}})
-    assert text.endswith("|\n\nagent gains 0.50 [0.50, 0.50] of what search to the end gains over it.")
+    assert "|\n\nagent's worst tenth is +1.00% [+1.00, +1.00] better than the rule's.\n" in text
+    assert text.endswith("\nagent gains 0.50 [0.50, 0.50] of what search to the end gains over it.")
+
+
+def test_a_tail_that_is_cut_off_is_gained() -> None:
+    """The rule fails by 20% on a tenth of the instances, the agent on others by 5%; both equal the reference elsewhere."""
+    groups = [f"group {index}" for index in range(40)]
+    fails = {"constant": (), "rule": range(4), "agent": range(30, 34)}
+    by = {"constant": 0.0, "rule": 0.2, "agent": 0.05}
+    played = [
+        record(name, index, 3.0 * math.exp(by[name] if index in bad else 0.0), group=groups[index])
+        for name, bad in fails.items()
+        for index in range(40)
+    ]
+    scores = score(played, "constant", "rule")
+    assert scores["tails"]["agent"]["gain"] == pytest.approx(15)
+    assert 0 < scores["tails"]["agent"]["low"] < 15 < scores["tails"]["agent"]["high"]
+    assert scores["pairs"]["agent"]["rule"]["worst_decile"] == pytest.approx(-5)
 
 
 def test_small_and_large_budgets_are_told_apart() -> None:
@@ -209,7 +232,7 @@ def test_small_and_large_budgets_are_told_apart() -> None:
     assert [(row["budget"], row["instances"]) for row in horizons] == [(b, 6) for b in (0.25, 0.5, 1, 2, 4)]
     assert [row["agents"]["ppo"]["iqm"] for row in horizons] == pytest.approx([1, 1, 3, 1, 1])
     table = rule_table(scores).splitlines()
-    assert [line.split("|")[2].strip() for line in table[4:]] == ["all", "0.25x", "0.5x", "1x", "2x", "4x"]
+    assert [line.split("|")[2].strip() for line in table[4:10]] == ["all", "0.25x", "0.5x", "1x", "2x", "4x"]
     assert [line.split("|")[4].strip() for line in table[6:8]] == ["+1.00 [+1.00, +1.00]", "+3.00 [+3.00, +3.00]"]
     assert rule_table(score(budgeted, "constant", "scripted")) == ""
 
