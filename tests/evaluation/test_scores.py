@@ -203,7 +203,7 @@ def test_the_share_of_the_headroom_is_what_was_planted() -> None:
 
 
 def test_a_tail_that_is_cut_off_is_gained() -> None:
-    """The rule fails by 20% on a tenth of the instances, the agent on others by 5%; elsewhere both are the reference."""
+    """The rule fails by 20% on a tenth of the instances, the agent on others by 5%; else both are the reference."""
     groups = [f"group {index}" for index in range(40)]
     fails = {"constant": (), "rule": range(4), "agent": range(30, 34)}
     by = {"constant": 0.0, "rule": 0.2, "agent": 0.05}
