@@ -60,7 +60,7 @@ def test_the_command_scores_what_was_played(tmp_path: Path, capsys: pytest.Captu
     found = {name: row["all"]["iqm"] for name, row in content["agents"].items()}
     assert found == pytest.approx({name: 100 * gain for name, gain in {**gains, "search_full": 0.05}.items()})
     assert content["reference"] == reference_rule()
-    assert "search_full  +5.00 [+5.00, +5.00]" in capsys.readouterr().out
+    assert "search_full +5.00 [+5.00, +5.00]" in " ".join(capsys.readouterr().out.split())
 
 
 def test_no_instances_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,7 +29,7 @@ def curves() -> dict[int, Curve]:
 
 def test_the_teacher_gets_nothing_against_itself(curves: dict[int, Curve]) -> None:
     env = PopulationVecEnv(ENV, 2, reward="relative", curves=curves)
-    teacher = catalog.make_agent("scripted", **tuned_parameters("scripted"))
+    teacher = catalog.make_agent("scripted", **tuned_parameters("scripted", ENV))
     teacher.bind(env_spec(ENV).space)
     teacher.reset([0, 0])
     observations, start, ended = env.reset(), np.ones(2, bool), 0

@@ -54,7 +54,8 @@ def test_relative_is_the_gain_less_that_of_the_reference(spec: EnvSpec) -> None:
 def test_the_reference_itself_gets_nothing(spec: EnvSpec, executor: str) -> None:
     instance = spec.draw("dev", 5, SCALE)
     population = Population(spec, reward="relative", executor=executor)
-    schedules = catalog.make_agent(reference_rule(), **tuned_parameters(reference_rule())).schedules([instance.start])
+    rule = reference_rule(spec.name)
+    schedules = catalog.make_agent(rule, **tuned_parameters(rule, spec.name)).schedules([instance.start])
     population.reset({0: instance}, {0: schedules[0]})
     found = []
     while not population.episode(0).ended:
