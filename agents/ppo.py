@@ -33,30 +33,14 @@ class Ppo(NetworkAgent):
 
     Args:
         policy: Folder that `llmo train` wrote; by default that of the shipped policy.
-        rate: First learning rate of Adam.
-        entropy: Weight of the entropy bonus.
-        gae_lambda: Of generalised advantage estimation (Schulman et al. 2016).
-        epochs: Passes over what was collected, in each update.
-        width: Of the two hidden layers of actor and critic, tanh.
+        **parameters: Of learning, see `NetworkAgent`; the two hidden layers of actor and critic have tanh.
     """
 
-    kind = "ppo"
+    kind, layers = "ppo", 2
     shipped: Path | None = Path(__file__).parent / "trained" / "ppo"
     frames = 1
     """How many of a run's last observations it looks at."""
-
-    def __init__(
-        self,
-        policy: str = "",
-        rate: float = 1e-3,
-        entropy: float = 0.01,
-        gae_lambda: float = 0.9,
-        epochs: int = 8,
-        width: int = 64,
-    ) -> None:
-        super().__init__(policy, rate, entropy, gae_lambda, epochs)
-        self.hidden = (width, width)
-        self._frames: Frames | None = None
+    _frames: Frames | None = None
 
     def network(self, features: Sequence[str], actions: Sequence[str], hidden: Sequence[int]) -> nn.Module:
         """See `NetworkAgent.network`."""

@@ -27,14 +27,10 @@ class RecurrentPpo(NetworkAgent):
 
     Args:
         policy: Folder that `llmo train --agent ppo_recurrent` wrote.
-        rate: See `NetworkAgent`, as of all that follow.
-        entropy: Weight of the entropy bonus.
-        gae_lambda: Of generalised advantage estimation.
-        epochs: Passes over what was collected.
+        **parameters: Of learning, see `NetworkAgent`.
     """
 
-    kind = "ppo_recurrent"
-    hidden = (64,)
+    kind, layers = "ppo_recurrent", 1
     net: LstmActor
 
     def reset(self, seeds: Sequence[int]) -> None:

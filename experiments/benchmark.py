@@ -13,12 +13,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from llmo.agent import LearningAgent, OptimizerAgent
+from llmo.agent import Agent, LearningAgent, OptimizerAgent, Space
 from llmo.errors import LlmoError, at_least
 from llmo.registry import experiments
 
 if TYPE_CHECKING:
-    from llmo.agent import Agent, Space
     from llmo.evaluation.result import Job
 
 SPEEDUP_BUDGETS = (1 / 1.25, 1 / 1.5, 1 / 2, 1 / 3, 1 / 4)

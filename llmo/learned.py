@@ -34,13 +34,16 @@ class NetworkAgent(LearningAgent):
         entropy: Weight of the entropy bonus.
         gae_lambda: Of generalised advantage estimation (Schulman et al. 2016).
         epochs: Passes over what was collected, in each update.
+        width: Of the hidden layers of what is learned next.
 
     Attributes:
-        hidden: Widths of the hidden layers, of what is learned next or was loaded.
+        layers: How many hidden layers it learns with.
+        hidden: Their widths, of what is learned next or was loaded.
         kind: What its policies say that they are, as an agent can play those of its kind only.
         net: The network; set by `play`.
     """
 
+    layers: int
     hidden: tuple[int, ...]
     kind: str
     net: nn.Module
@@ -52,8 +55,9 @@ class NetworkAgent(LearningAgent):
         entropy: float = 0.01,
         gae_lambda: float = 0.9,
         epochs: int = 8,
+        width: int = 64,
     ) -> None:
-        self.policy = policy
+        self.policy, self.hidden = policy, (width,) * self.layers
         self._ppo = {"learning_rate": rate, "ent_coef": entropy, "gae_lambda": gae_lambda, "n_epochs": epochs}
 
     def ppo(self, seed: int, gamma: float) -> dict[str, Any]:
