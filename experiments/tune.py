@@ -9,14 +9,13 @@ import inspect
 import json
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmo import catalog
 from llmo.agent import OptimizerAgent
 from llmo.catalog.tuned import FILE, everything, reference_rule
-from llmo.errors import LlmoError
+from llmo.errors import LlmoError, needs_extra
 from llmo.registry import experiments
 from llmo.run_dir import RunDir, write_text_atomic
 
@@ -41,8 +40,8 @@ def tunable(names: Sequence[str] | None) -> dict[str, type[Any]]:
         if name not in found:
             raise LlmoError("agent to tune", name, found)
     chosen = {name: found[name] for name in names or found}
-    if find_spec("optuna") is None and (drawn := [name for name, agent in chosen.items() if agent.trials]):
-        raise LlmoError(f"tuning of {', '.join(drawn)}", "without Optuna", "with it: pip install 'llmo[tune]'")
+    if drawn := [name for name, agent in chosen.items() if agent.trials]:
+        needs_extra(f"tuning of {', '.join(drawn)}", "optuna", "tune")
     return chosen
 
 
@@ -177,11 +176,12 @@ def named(rules: Mapping[str, Any], env: str) -> dict[str, Any]:
     def best(names: Sequence[str]) -> str:
         return max(names, key=lambda name: rules[name]["score"]["iqm"])
 
-    rivals = [name for name in rules if not catalog.get("agents", name).control]
+    kinds = {name: catalog.get("agents", name) for name in rules}
+    rivals = [name for name, kind in kinds.items() if not (kind.control or issubclass(kind, OptimizerAgent))]
     references = [name for name in REFERENCES if name in rules]
     return {
         "reference": best(references) if references else reference_rule(env),
-        "best_rule": best([name for name in rivals if not issubclass(catalog.get("agents", name), OptimizerAgent)]),
+        "best_rule": best(rivals),
         "env_steps": sum(rule["env_steps"] for rule in rules.values()),
         "rules": dict(rules),
     }

@@ -11,14 +11,13 @@ import math
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from llmo import catalog
-from llmo.errors import LlmoError, at_least
+from llmo.errors import at_least, needs_extra
 from llmo.registry import experiments
 from llmo.run_dir import RunDir, write_text_atomic
 
@@ -69,8 +68,7 @@ def tune_ppo(
         LlmoError: Optuna is not installed, or a number is out of range.
     """
     given = locals().copy()
-    if find_spec("optuna") is None:
-        raise LlmoError("search for PPO", "without Optuna", "with it: pip install 'llmo[tune]'")
+    needs_extra("search for PPO", "optuna", "tune")
     from llmo.engine.choice import population_executor
     from llmo.evaluation.demonstrations import demonstrate
     from llmo.evaluation.provenance import command, provenance

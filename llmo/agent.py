@@ -5,13 +5,12 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmo.errors import LlmoError
+from llmo.errors import LlmoError, needs_extra
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -172,8 +171,7 @@ class OptimizerAgent(KeepingAgent):
             LlmoError: Its package is not installed.
         """
         super().bind(space)
-        if find_spec(self.package) is None:
-            raise LlmoError("optimizer from the package", self.package, "an installed one: pip install 'llmo[rivals]'")
+        needs_extra("optimizer", self.package, "rivals")
 
     @abstractmethod
     def optimizer(self, parameters: Iterable[torch.Tensor], start: str, rate: float) -> torch.optim.Optimizer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from importlib.util import find_spec
 
 
 class WorkerError(RuntimeError):
@@ -49,6 +50,21 @@ class LlmoError(ValueError):
 
     def __reduce__(self) -> tuple[type[LlmoError], tuple[str, object, str | tuple[str, ...]]]:
         return type(self), (self.what, self.value, self.allowed)
+
+
+def needs_extra(what: str, package: str, extra: str) -> None:
+    """Check that a package is installed which not everybody needs.
+
+    Args:
+        what: What needs it.
+        package: Its name, as it is imported.
+        extra: Of this package, which brings it.
+
+    Raises:
+        LlmoError: It is not installed.
+    """
+    if find_spec(package) is None:
+        raise LlmoError(what, f"without {package}", f"with it: pip install 'llmo[{extra}]'")
 
 
 def at_least(least: float, **values: float) -> None:
