@@ -75,6 +75,8 @@ def row_norms(gradient: Tensor | Pieces, vectors: Whole = WHOLE) -> Tensor:
     """Norms of rows [n, D], [n]."""
     if isinstance(gradient, Pieces):
         return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradient.pieces)))[None]
+    if gradient.device.type != "cpu" and vectors is WHOLE:
+        return torch.linalg.vector_norm(gradient, dim=1)
     # One row at a time: a reduction over all of them may add in another order when there is only one.
     return torch.stack([vectors.norm(row) for row in gradient])
 

@@ -23,7 +23,8 @@ from llmo.engine.replicas import Replicas
 from llmo.engine.scoring import score_in_passes
 from llmo.measurement import Measurement
 
-_EVALUATED_AT_ONCE = 4
+_EVALUATED_AT_ONCE = {"cpu": 4}
+"""Rows in one validation pass: few where the cache is what limits, as many as there are elsewhere."""
 
 
 class Run(Replicas):
@@ -139,8 +140,9 @@ class Run(Replicas):
     def evaluate(self, rows: Sequence[int]) -> list[Measurement]:
         """A validation pass of some rows: their measurements, in order. Keeps the best weights so far."""
         measurements = []
-        for start in range(0, len(rows), _EVALUATED_AT_ONCE):
-            part = list(rows[start : start + _EVALUATED_AT_ONCE])
+        size = _EVALUATED_AT_ONCE.get(self.device.type, max(1, len(rows)))
+        for start in range(0, len(rows), size):
+            part = list(rows[start : start + size])
             tasks = [self.states[row].problem.task for row in part]
             inputs = torch.stack([task.validation.inputs for task in tasks]).to(self.device)
             labels = torch.stack([task.validation.labels for task in tasks]).to(self.device)
