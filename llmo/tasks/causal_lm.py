@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,7 +19,7 @@ class CausalLM(Task):
     """Next-token prediction on windows of running text.
 
     Args:
-        sources: Token arrays of the materials to train on, int16, each of more than `tokens` entries.
+        sources: Token arrays of the materials to train on, integers, each of more than `tokens` entries.
         validation: Validation windows, [V, T + 1].
         test: Test windows, [S, T + 1].
 
@@ -26,7 +28,10 @@ class CausalLM(Task):
     """
 
     def __init__(
-        self, sources: tuple[NDArray[np.int16], ...], validation: NDArray[np.int64], test: NDArray[np.int64]
+        self,
+        sources: tuple[NDArray[np.signedinteger[Any]], ...],
+        validation: NDArray[np.int64],
+        test: NDArray[np.int64],
     ) -> None:
         self.tokens = self.positions = validation.shape[1] - 1
         for source in sources:
