@@ -101,24 +101,19 @@ def find_columns(task: OwnTask, record: Record, asked: Mapping[str, str]) -> Col
 
 
 def _fitting(roles: Sequence[Role], record: Record, asked: Mapping[str, str]) -> dict[str, str] | None:
-    """A column for every role; None where one has none."""
+    """A column for every role, by name or as the only one that is left; None where a role has none."""
     lower = {name.lower(): name for name in record.values}
     found: dict[str, str] = {}
-    for role in roles:
-        named = [lower[name] for name in role.names if name in lower]
-        # A single column that is left and fits needs no name that we know.
-        candidates = [asked[role.name]] if role.name in asked else [*named, *_others(roles, record, found, role)]
-        fitting = [name for name in candidates if name not in found.values() and fits(role, record.values[name])]
-        if not fitting:
-            return None
-        found[role.name] = fitting[0]
-    return found
-
-
-def _others(roles: Sequence[Role], record: Record, found: Mapping[str, str], role: Role) -> list[str]:
-    left = [name for name, value in record.values.items() if name not in found.values() and fits(role, value)]
-    alike = [other for other in roles if other.of == role.of and other.name not in found]
-    return left if len(left) == len(alike) else []
+    for by_name in (True, False):
+        for role in roles:
+            if role.name in found:
+                continue
+            named = [lower[name] for name in role.names if name in lower]
+            candidates = [asked[role.name]] if role.name in asked else named if by_name else list(record.values)
+            left = [name for name in candidates if name not in found.values() and fits(role, record.values[name])]
+            if left and (by_name or len(left) == 1):
+                found[role.name] = left[0]
+    return {role.name: found[role.name] for role in roles} if len(found) == len(roles) else None
 
 
 def fits(role: Role, value: Any) -> bool:
