@@ -82,7 +82,7 @@ def _all(data: OwnData) -> list[Values]:
 
 
 def _text(tokenizer: Any, text: str) -> list[int]:
-    ids: list[int] = tokenizer(text)["input_ids"]
+    ids: list[int] = tokenizer(text, verbose=False)["input_ids"]
     return ids
 
 
@@ -93,7 +93,7 @@ def _tagger(tokenizer: Any, index: dict[str, int]) -> Callable[[Values], Pair]:
         if len(value["tokens"]) != len(value["tags"]):
             told = f"{len(value['tokens'])} and {len(value['tags'])} at {' '.join(value['tokens'])[:40]!r}"
             raise LlmoError("number of tokens and tags", told, "as many tags as tokens")
-        encoded = tokenizer(value["tokens"], is_split_into_words=True)
+        encoded = tokenizer(value["tokens"], is_split_into_words=True, verbose=False)
         words, labels, before = encoded.word_ids(), [], None
         for word in words:
             labels.append(IGNORED if word is None or word == before else index[str(value["tags"][word])])
@@ -115,7 +115,7 @@ def _completer(data: OwnData, tokenizer: Any) -> Callable[[Values], Pair]:
             return whole[: len(prompt)], whole[len(prompt) :]
         first, second = ("source", "target") if data.task == "seq2seq" else ("prompt", "completion")
         prompt = _text(tokenizer, value[first] if value[first][-1:].isspace() else value[first] + "\n")
-        return prompt, tokenizer(value[second], add_special_tokens=False)["input_ids"] + end
+        return prompt, tokenizer(value[second], add_special_tokens=False, verbose=False)["input_ids"] + end
 
     if data.roles == ("messages",) and not tokenizer.chat_template:
         raise LlmoError("tokenizer", "without a chat template", "one with, or data with prompts and completions")
@@ -159,7 +159,7 @@ def _pairs_of_sequences(data: OwnData, tokenizer: Any, context: int) -> Encoded:
     end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
 
     def one(value: Values) -> tuple[list[int], list[int]]:
-        answer = tokenizer(value["target"], add_special_tokens=False)["input_ids"]
+        answer = tokenizer(value["target"], add_special_tokens=False, verbose=False)["input_ids"]
         return _text(tokenizer, value["source"]), [*answer, *end]
 
     sources = [[one(value) for value in source] for source in data.training]
@@ -186,7 +186,7 @@ def _running_text(data: OwnData, tokenizer: Any, context: int) -> Encoded:
     joint = end if any(len(value["text"]) and not value["text"].endswith("\n") for value in data.training[0]) else []
 
     def ids(values: Sequence[Values]) -> np.ndarray[Any, np.dtype[np.int32]]:
-        texts = tokenizer([value["text"] for value in values], add_special_tokens=False)["input_ids"]
+        texts = tokenizer([value["text"] for value in values], add_special_tokens=False, verbose=False)["input_ids"]
         return np.concatenate([np.array([*text, *joint], np.int32) for text in texts])
 
     sources, validation, test = tuple(map(ids, data.training)), ids(data.validation), ids(data.test)
