@@ -15,12 +15,14 @@ import torch
 from torch import Tensor
 
 from llmo.actions.menu import MENU
+from llmo.budget import Cost, sequence_cost
 from llmo.engine.adapters import grow
 from llmo.engine.layout import FactorLayout, Layout
 from llmo.engine.models import ModelShape
 from llmo.engine.state import Problem
 from llmo.errors import LlmoError
 from llmo.hyperparameters import Hyperparameters, Start, default_learning_rate
+from llmo.kinds import kind_of
 from llmo.mdp.instances import SLACK, Instance
 from llmo.mdp.materials import Source
 from llmo.mdp.spec import EnvSpec
@@ -28,8 +30,6 @@ from llmo.tasks.task import Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-    from llmo.budget import Cost
 
 STEPS = 20
 """Environment steps of an episode that only keeps: as in the environments that policies are learned in."""
@@ -92,14 +92,15 @@ def plan(cost: Cost, validation: int, batch: int, budget: float) -> tuple[int, i
     return steps, max(1, int((left / steps - look) // step))
 
 
-def own_spec(own: OwnProblem, cost: Cost) -> EnvSpec:
-    """The environment of a user's model and data.
+def own_cost(own: OwnProblem) -> Cost:
+    """FLOPs of one sequence."""
+    task = own.task
+    return sequence_cost(own.model.config, task.tokens, own.rank, (), kind_of(own.model), task.positions)
 
-    Args:
-        own: What is improved.
-        cost: Of one sequence of its model.
-    """
-    validation = len(own.task.validation.inputs)
+
+def own_spec(own: OwnProblem) -> EnvSpec:
+    """The environment of a user's model and data."""
+    validation, cost = len(own.task.validation.inputs), own_cost(own)
     closed = (*(("source",) if own.sources == 1 else ()), *(("distil",) if own.numbers else ()))
     frozen = ("adapter_full", "adapter_lora", "adapter_merge") if own.rank else ()
     source = Source("clean", own.name, 0, 0.0)

@@ -155,7 +155,7 @@ class Population:
             state.schedule = (schedules or {}).get(slot)
             history = History(
                 start=problem.start,
-                vocabulary=run.config.vocab_size,
+                vocabulary=run.interface.outputs,
                 default_rate=run.default_rate(slot),
                 hyperparameters=problem.hyperparameters,
                 adapter=state.adapter,

@@ -21,6 +21,9 @@ class Labelled(Task):
         validation: Validation examples.
         test: Test examples.
 
+    Attributes:
+        examples: How many each material has.
+
     Raises:
         LlmoError: A source is empty, or a split has no label that counts.
     """
@@ -38,6 +41,7 @@ class Labelled(Task):
         self.validation, self.test = validation, test
         self._sources = [(source.inputs.numpy(), source.labels.numpy()) for source in sources]
         self.sizes = tuple(int((source.inputs >= 0).sum()) for source in sources)
+        self.examples = tuple(len(source.inputs) for source in sources)
 
     def draw(self, material: NDArray[np.int64], u: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """See `Task.draw`: any example, all alike."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ MULTIPLE = 8
 VALIDATED = 256
 """Most validation sequences: each environment step looks at all of them."""
 
+T = TypeVar("T")
 Pair = tuple[list[int], list[Any]]
 """Ids and labels of one example, not yet padded."""
 
@@ -149,7 +150,7 @@ def _labelled(data: OwnData, one: Callable[[Values], Pair], names: tuple[str, ..
         return Examples(inputs, labels)
 
     kind = Regression if data.task == "regression" else Labelled
-    task = kind(tuple(rows(source) for source in sources), rows(validation), rows(test))
+    task = kind(_three([rows(source) for source in sources]), rows(validation), rows(test))
     return Encoded(task, names, notes)
 
 
@@ -177,7 +178,7 @@ def _pairs_of_sequences(data: OwnData, tokenizer: Any, context: int) -> Encoded:
         return Examples(inputs, labels)
 
     validation, test = [one(value) for value in _some(data.validation)], [one(value) for value in data.test]
-    task = Labelled(tuple(map(rows, sources)), rows(validation), rows(test))
+    task = Labelled(_three(list(map(rows, sources))), rows(validation), rows(test))
     return Encoded(task, (), (*notes, *more))
 
 
@@ -196,12 +197,17 @@ def _running_text(data: OwnData, tokenizer: Any, context: int) -> Encoded:
             raise LlmoError(f"{name} text", f"{len(text)} tokens", f"more than {tokens}, one sequence of the model")
     held_out = [_windows(text, tokens) for text in (validation, test)]
     held_out[0] = np.stack(_some(list(held_out[0])))
-    return Encoded(CausalLM(sources, *held_out), (), ())
+    return Encoded(CausalLM(_three(sources), *held_out), (), ())
 
 
 def _windows(text: np.ndarray[Any, Any], tokens: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     starts = np.arange(0, len(text) - tokens, tokens)
     return text[starts[:, None] + np.arange(tokens + 1)].astype(np.int64)
+
+
+def _three(sources: Sequence[T]) -> tuple[T, ...]:
+    """Materials for the three slots of a run: the last one again where there are fewer."""
+    return (*sources, sources[-1], sources[-1])[:3]
 
 
 def _some(values: Sequence[Any]) -> list[Any]:

@@ -34,7 +34,7 @@ def make_spec(rank: int = 0, budget: float = 400.0, sources: int = 1) -> EnvSpec
     task = Labelled(tuple(material), examples(16, 3), examples(16, 4))
     cost = sequence_cost(model.config, 8, rank, kind="classification", positions=1)
     own = OwnProblem("own", model, task, sources, "scratch", 4, budget * cost.train * 4, rank)
-    return own_spec(own, cost)
+    return own_spec(own)
 
 
 def train(folder: Path, spec: EnvSpec, agent: str, stop: int | None = None, resume: bool = False) -> Session:

@@ -45,7 +45,7 @@ def test_classes_are_in_alphabetical_order_behind_padded_texts(tokenizer: Any) -
         ids("[CLS]", "d", "[SEP]") + 5 * [PADDING],
     ]
     assert rows.labels.tolist() == [[1], [0]]
-    assert found.task.sizes == (8,)
+    assert found.task.sizes == (8, 8, 8)
 
 
 def test_numbers_are_labels_of_a_regression(tokenizer: Any) -> None:
