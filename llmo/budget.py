@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from llmo.kinds import Interface, Kind, auto_class
+
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
 
@@ -32,28 +34,30 @@ class Cost:
 
 
 @lru_cache(maxsize=256)
-def _count(config_json: str, model_type: str, tokens: int, rank: int, target_modules: tuple[str, ...]) -> Cost:
-    from transformers import AutoConfig, AutoModelForCausalLM
+def _count(
+    config: str, model_type: str, tokens: int, rank: int, target_modules: tuple[str, ...], kind: Kind, positions: int
+) -> Cost:
+    from transformers import AutoConfig
 
-    config = AutoConfig.for_model(model_type, **_loads(config_json))
-    config._attn_implementation = "eager"
+    made = AutoConfig.for_model(model_type, **_loads(config))
+    made._attn_implementation = "eager"
     with torch.random.fork_rng(devices=[]):
-        model = AutoModelForCausalLM.from_config(config, attn_implementation="eager", trust_remote_code=False)
+        model = auto_class(kind).from_config(made, attn_implementation="eager", trust_remote_code=False)
         if rank:
             from peft import LoraConfig, get_peft_model
 
             targets = list(target_modules) or "all-linear"
-            settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, task_type="CAUSAL_LM")
+            settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets)
             with warnings.catch_warnings():
                 # PEFT 0.21 reads a property that transformers 5.23 has renamed.
                 warnings.simplefilter("ignore", FutureWarning)
                 model = get_peft_model(model, settings)
-    ids = torch.zeros(1, tokens, dtype=torch.long)
+    given = Interface(made, kind).arguments(torch.zeros(1, tokens, dtype=torch.long), positions)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(input_ids=ids, use_cache=False)
+        model(**given)
     forward = counter.get_total_flops()
     with FlopCounterMode(display=False) as counter:
-        model(input_ids=ids, use_cache=False).logits.sum().backward()
+        model(**given).logits.sum().backward()
     return Cost(float(forward), float(counter.get_total_flops()))
 
 
@@ -65,7 +69,14 @@ def _loads(text: str) -> dict[str, object]:
     return fields
 
 
-def sequence_cost(config: PretrainedConfig, tokens: int, rank: int = 0, target_modules: tuple[str, ...] = ()) -> Cost:
+def sequence_cost(
+    config: PretrainedConfig,
+    tokens: int,
+    rank: int = 0,
+    target_modules: tuple[str, ...] = (),
+    kind: Kind = "causal_lm",
+    positions: int = 0,
+) -> Cost:
     """What one sequence costs, counted once for each shape and remembered.
 
     Args:
@@ -73,5 +84,8 @@ def sequence_cost(config: PretrainedConfig, tokens: int, rank: int = 0, target_m
         tokens: Length of the sequence.
         rank: Rank of the LoRA adapter; 0 trains all weights.
         target_modules: Names of the linear layers that the adapter is on, as PEFT has them; empty for all of them.
+        kind: Of the model.
+        positions: How many predictions a sequence is asked for; 0 for one a token.
     """
-    return _count(config.to_json_string(use_diff=True), config.model_type, tokens, rank, target_modules)
+    text = config.to_json_string(use_diff=True)
+    return _count(text, config.model_type, tokens, rank, target_modules, kind, positions or tokens)

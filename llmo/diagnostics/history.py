@@ -14,7 +14,7 @@ class History:
 
     Attributes:
         start: From scratch, or pre-trained.
-        vocabulary: How many tokens there are; a uniform guess has a loss of log(vocabulary).
+        vocabulary: How many tokens or classes there are; a uniform guess has a loss of log(vocabulary).
         default_rate: The published default rate of the current adapter.
         hyperparameters: Current settings.
         adapter: What is trained now.

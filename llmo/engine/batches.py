@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
 from llmo.engine.streams import NOISE, NOISE_TOKEN, SOURCE, SPAN, WINDOW, uniform
 from llmo.hyperparameters import Augmentation, Mixing
+from llmo.kinds import PADDING
 from llmo.tasks.task import Task
 
 FLOOR = 0.05
@@ -47,7 +50,7 @@ def tracking_mixture(
 
 def draw_batches(
     task: Task, seeds: Seeds, steps: Steps, batch: int, mixture: NDArray[np.float64], roles: NDArray[np.int64]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[np.int64]]:
     """Training batches of one replica.
 
     Args:
@@ -59,14 +62,14 @@ def draw_batches(
         roles: Which material each slot holds at each step, [S, 3].
 
     Returns:
-        Token ids [S, B, T + 1] and the slot of each sequence [S, B].
+        Token ids [S, B, T], labels [S, B, P] and the slot of each sequence [S, B].
     """
     u = uniform(seeds, steps, SOURCE, batch)
     slots = (u[:, :, None] >= np.cumsum(mixture[:2])).sum(-1)
     materials = np.take_along_axis(roles, slots, axis=1)
     where = uniform(seeds, steps, WINDOW, batch)
-    windows = task.draw(materials.reshape(-1), where.reshape(-1))
-    return windows.reshape(len(steps), batch, -1), slots
+    inputs, labels = task.draw(materials.reshape(-1), where.reshape(-1))
+    return inputs.reshape(len(steps), batch, -1), labels.reshape(len(steps), batch, -1), slots
 
 
 def corrupt(
@@ -87,8 +90,8 @@ def corrupt(
     if augmentation == "token_noise":
         hit = uniform(seeds, steps, NOISE, batch * tokens) < TOKEN_NOISE
         other = (uniform(seeds, steps, NOISE_TOKEN, batch * tokens) * vocabulary).astype(np.int64)
-        return np.where(hit.reshape(inputs.shape), other.reshape(inputs.shape), inputs)
+        return np.where(hit.reshape(inputs.shape) & (inputs != PADDING), other.reshape(inputs.shape), inputs)
     length = max(1, round(SPAN_SHARE * tokens))
     start = (uniform(seeds, steps, SPAN, batch) * (tokens - length + 1)).astype(np.int64)
     place = np.arange(tokens) - start[:, :, None]
-    return np.where((place >= 0) & (place < length), 0, inputs)
+    return np.where((place >= 0) & (place < length) & (inputs != PADDING), 0, inputs)

@@ -67,30 +67,31 @@ class Compiled:
     def gradient(self, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """See `Executor.gradient`."""
         n, sequences, tokens = batch.inputs.shape
-        config = self.program.model.config
+        interface, positions = self.program.interface, batch.positions
         masks, teacher, share = batch.masks, batch.teacher, batch.share
         if masks is None:
-            layers = len(blocks(self.program.model))
-            masks = self._constant(1.0, n, layers, sequences, tokens, config.hidden_size)
+            model, seen = self.program.model, interface.hidden_tokens(tokens, positions)
+            masks = self._constant(1.0, n, len(blocks(model)), sequences, seen, model.config.hidden_size)
         if teacher is None or share is None:
-            teacher = self._constant(0.0, n, sequences, tokens, config.vocab_size)
+            teacher = self._constant(0.0, n, sequences, positions, interface.outputs)
             share = self._constant(0.0, n)
+        scale = () if batch.scale is None else (batch.scale,)
 
-        def train(rows: Tensor, inputs: Tensor, labels: Tensor, *soft: Tensor) -> tuple[Tensor, ...]:
-            return self.program.gradient(rows, Batch(inputs, labels, batch.loss, *soft))
+        def train(rows: Tensor, inputs: Tensor, labels: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
+            return self.program.gradient(rows, Batch(inputs, labels, batch.loss, *rest))
 
-        key = batch.loss, sequences, tokens
-        losses, gradient = self._run(key, train, rows, batch.inputs, batch.labels, masks, teacher, share)
+        key = batch.loss, sequences, tokens, positions, len(scale)
+        losses, gradient = self._run(key, train, rows, batch.inputs, batch.labels, masks, teacher, share, *scale)
         return losses, gradient
 
     @torch.no_grad()
-    def logits(self, rows: Tensor, inputs: Tensor) -> Tensor:
+    def logits(self, rows: Tensor, inputs: Tensor, positions: int) -> Tensor:
         """See `Executor.logits`."""
 
         def score(rows: Tensor, inputs: Tensor) -> tuple[Tensor, ...]:
-            return (self.program.logits(rows, inputs),)
+            return (self.program.logits(rows, inputs, positions),)
 
-        return self._run(tuple(inputs.shape[1:]), score, rows, inputs)[0]
+        return self._run((*inputs.shape[1:], positions), score, rows, inputs)[0]
 
     def _constant(self, value: float, n: int, *shape: int) -> Tensor:
         known = self._constants.get((value, shape))

@@ -65,9 +65,9 @@ class Distributed:
         whole = gradient[:]
         return self._ranks.gather(losses), whole if self._averages else self._ranks.mean(whole)
 
-    def logits(self, rows: Tensor, inputs: Tensor) -> Tensor:
+    def logits(self, rows: Tensor, inputs: Tensor, positions: int) -> Tensor:
         """See `Executor.logits`; every rank computes all of them."""
-        return self.executor.logits(rows, inputs)
+        return self.executor.logits(rows, inputs, positions)
 
 
 def distributed(model: PreTrainedModel, frozen: bool, ranks: Ranks) -> Distributed:

@@ -15,10 +15,10 @@ from llmo.engine.streams import DROPOUT, uniform
 
 
 def blocks(model: nn.Module) -> list[nn.Module]:
-    """The repeated blocks of a transformer: the members of its longest `nn.ModuleList`."""
-    lists = [module for module in model.modules() if isinstance(module, nn.ModuleList)]
-    longest = max(lists, key=len)
-    return list(longest)
+    """The repeated blocks of a transformer: the members of its longest `nn.ModuleList` that lies in no other."""
+    lists = {name: module for name, module in model.named_modules() if isinstance(module, nn.ModuleList)}
+    outer = [list(module) for name, module in lists.items() if not any(name.startswith(f"{other}.") for other in lists)]
+    return max(outer, key=len)
 
 
 class BlockDropout:

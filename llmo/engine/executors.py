@@ -9,10 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import Any, Protocol
 
-import torch
 from torch import Tensor
 
 from llmo.engine.layout import Layout
@@ -30,11 +28,12 @@ class Batch:
 
     Attributes:
         inputs: Token ids [n, B, T].
-        labels: [n, B, T].
+        labels: [n, B, P].
         loss: The task's.
         masks: Dropout masks [n, L, B, T, width], or None for no dropout.
-        teacher: Soft targets [n, B, T, V], or None.
+        teacher: Soft targets [n, B, P, C], or None.
         share: Their share in the loss, [n]; None without them.
+        scale: Factor on the loss, [n], where only some of the B x P positions count: B P over their number; else None.
     """
 
     inputs: Tensor
@@ -43,6 +42,17 @@ class Batch:
     masks: Tensor | None = None
     teacher: Tensor | None = None
     share: Tensor | None = None
+    scale: Tensor | None = None
+
+    @property
+    def positions(self) -> int:
+        """P, how many predictions each sequence is asked for."""
+        return self.labels.shape[-1]
+
+    def mean(self, trained: Tensor) -> Tensor:
+        """The loss of each replica, [n], from what is trained by position [n, B, P]."""
+        mean = trained.mean((-2, -1))
+        return mean if self.scale is None else mean * self.scale
 
     def pieces(self, count: int) -> list[Batch]:
         """The batch in `count` equal parts, which divides B: the same replicas, and some of their sequences."""
@@ -89,17 +99,5 @@ class Executor(Protocol):
             for one row perhaps in pieces.
         """
 
-    def logits(self, rows: Tensor, inputs: Tensor) -> Tensor:
-        """Logits [n, B, T, V] of inputs [n, B, T], without gradients."""
-
-
-@lru_cache(maxsize=16)
-def _causal(tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    mask = torch.full((tokens, tokens), torch.finfo(torch.float32).min).triu(1)[None, None]
-    return mask.to(device), torch.arange(tokens, device=device)[None]
-
-
-def causal_inputs(inputs: Tensor) -> dict[str, Tensor | bool]:
-    """Token ids [B, T] with positions and a 4-D causal mask: what the classes would build, in a form to batch."""
-    mask, positions = _causal(inputs.shape[-1], inputs.device)
-    return {"input_ids": inputs, "attention_mask": mask, "position_ids": positions, "use_cache": False}
+    def logits(self, rows: Tensor, inputs: Tensor, positions: int) -> Tensor:
+        """Logits [n, B, P, C] of inputs [n, B, T] at P positions, without gradients."""

@@ -28,7 +28,7 @@ class Interval:
         row: Which.
         first: Data cursor of its first batch.
         inputs: Token ids, [S, B, T].
-        labels: [S, B, T].
+        labels: [S, B, P].
         slots: Which slot each sequence came from, [S, B].
         rates: Learning rates, [S].
         cost: FLOPs of a step.
@@ -68,11 +68,11 @@ def draw_interval(row: int, state: State, steps: int, cost: float, default_rate:
     cursors = np.arange(state.cursor, state.cursor + steps)
     seeds = np.full(steps, problem.seed, np.uint64)
     roles = np.array([state.roles_at(share) for share in shares])
-    windows, slots = draw_batches(problem.task, seeds, cursors, problem.batch, state.mixture, roles)
-    inputs = corrupt(windows[:, :, :-1], state.hyperparameters.augmentation, seeds, cursors, vocabulary)
+    inputs, labels, slots = draw_batches(problem.task, seeds, cursors, problem.batch, state.mixture, roles)
+    inputs = corrupt(inputs, state.hyperparameters.augmentation, seeds, cursors, vocabulary)
     rates = [state.rate_at(share, default_rate) for share in shares]
-    labels = torch.from_numpy(windows[:, :, 1:].copy())
-    return Interval(row, state.cursor, torch.from_numpy(inputs.copy()), labels, slots, rates, cost)
+    ids, targets = (torch.from_numpy(np.ascontiguousarray(array)) for array in (inputs, labels))
+    return Interval(row, state.cursor, ids, targets, slots, rates, cost)
 
 
 def tally(state: State, interval: Interval, losses: NDArray[np.float64], norms: NDArray[np.float64]) -> None:

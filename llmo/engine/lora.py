@@ -15,8 +15,9 @@ from torch import Tensor, nn
 
 from llmo.engine.adapters import SCALING
 from llmo.engine.dropout import BlockDropout
-from llmo.engine.executors import Batch, causal_inputs
+from llmo.engine.executors import Batch
 from llmo.engine.layout import FactorLayout, Linear
+from llmo.kinds import Interface, kind_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -33,6 +34,8 @@ class BatchedLora:
     def __init__(self, model: PreTrainedModel, lanes: int | None = None) -> None:
         self.layout, self.lanes = FactorLayout(model), lanes
         self.model = model.train().requires_grad_(False)
+        self._kind = kind_of(model)
+        self.interface = Interface(model.config, self._kind)
         self.dropout = BlockDropout(model)
         self._factors: dict[str, tuple[Tensor, Tensor]] = {}
         modules = dict(model.named_modules())
@@ -43,7 +46,7 @@ class BatchedLora:
     def identity(self) -> tuple[str, ...]:
         """Equal identities compute the same function: the base is a part of it."""
         weights = self.layout.base.flatten(self.model).cpu().numpy().tobytes()
-        return "lora", self.model.config.to_json_string(), hashlib.sha256(weights).hexdigest()
+        return "lora", self._kind, self.model.config.to_json_string(), hashlib.sha256(weights).hexdigest()
 
     def _hook(self, linear: Linear) -> Any:
         def hook(_module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> Tensor:
@@ -54,25 +57,31 @@ class BatchedLora:
 
         return hook
 
-    def _forward(self, factors: dict[str, tuple[Tensor, Tensor]], inputs: Tensor, masks: Tensor | None) -> Tensor:
+    def _forward(
+        self, factors: dict[str, tuple[Tensor, Tensor]], inputs: Tensor, positions: int, masks: Tensor | None
+    ) -> Tensor:
         self._factors = factors
         n, sequences, tokens = inputs.shape
         # The blocks see the n * B sequences in one batch: [n, L, B, T, W] becomes [L, n * B, T, W].
         self.dropout.masks = None if masks is None else masks.transpose(0, 1).flatten(1, 2)
-        logits: Tensor = self.model(**causal_inputs(inputs.reshape(n * sequences, tokens))).logits
-        return logits.view(n, sequences, tokens, -1)
+        ids = inputs.reshape(n * sequences, tokens)
+        # Of the other kinds some look ahead, so they build their masks themselves.
+        call = self.interface.batchable if self._kind == "causal_lm" else self.interface.arguments
+        logits = self.interface.logits(self.model(**call(ids, positions)))
+        return logits.view(n, sequences, positions, -1)
 
     def gradient(self, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """See `Executor.gradient`."""
         factors = {linear.name: linear.factors(rows.detach()) for linear in self.layout.factors}
         leaves = [factor.requires_grad_() for pair in factors.values() for factor in pair]
         with torch.enable_grad():
-            logits = self._forward(factors, batch.inputs, batch.masks)
+            logits = self._forward(factors, batch.inputs, batch.positions, batch.masks)
             trained, reported = batch.loss(logits, batch.labels, batch.teacher, batch.share)
-            pieces = torch.autograd.grad(trained.mean((-2, -1)).sum(), leaves)
+            pieces = torch.autograd.grad(batch.mean(trained).sum(), leaves)
         return reported.detach().mean(-1), self.layout.join(pieces)
 
     @torch.no_grad()
-    def logits(self, rows: Tensor, inputs: Tensor) -> Tensor:
+    def logits(self, rows: Tensor, inputs: Tensor, positions: int) -> Tensor:
         """See `Executor.logits`."""
-        return self._forward({linear.name: linear.factors(rows) for linear in self.layout.factors}, inputs, None)
+        factors = {linear.name: linear.factors(rows) for linear in self.layout.factors}
+        return self._forward(factors, inputs, positions, None)

@@ -21,7 +21,7 @@ def measurement(state: State, interval: Sums) -> Measurement:
     """
     counts = interval.source_count
     steps = max(1, interval.steps)
-    sources = state.problem.task.sources
+    sizes = state.problem.task.sizes
     return Measurement(
         step=state.step,
         optimizer_steps=interval.steps,
@@ -32,7 +32,7 @@ def measurement(state: State, interval: Sums) -> Measurement:
         train_loss=interval.loss / steps if interval.steps else math.nan,
         source_loss=_triple(state.source_loss),
         source_share=_triple(counts / max(1, counts.sum())),
-        source_tokens=_triple(np.array([len(sources[role]) for role in state.roles])),
+        source_tokens=_triple(np.array([sizes[role] for role in state.roles])),
         mixture=_triple(state.mixture),
         gradient_norm=interval.norm / steps,
         clipped=interval.clipped / steps,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
+from torch import nn
 
 from llmo.errors import LlmoError
 
@@ -102,6 +103,22 @@ def build_model(shape: ModelShape, seed: int) -> PreTrainedModel:
             model_config(shape), attn_implementation="eager", trust_remote_code=False
         )
     return model
+
+
+def make_plain(model: nn.Module) -> None:
+    """Switch off what would make a model's numbers depend on how it is run.
+
+    That is dropout of its own, whose random numbers nobody counts, in modules and in rates that are numbers; and
+    an embedding's row that gets no gradient, which `torch.func.vmap` knows nothing of. Padding gets none in any case.
+    """
+    for module in model.modules():
+        rates = [name for name, value in vars(module).items() if "drop" in name and isinstance(value, float)]
+        for name in rates:
+            setattr(module, name, 0.0)
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if isinstance(module, nn.Embedding):
+            module.padding_idx = None
 
 
 @lru_cache(maxsize=64)

@@ -22,6 +22,7 @@ from llmo.engine.dropout import blocks
 from llmo.engine.intervals import sampled
 from llmo.engine.layout import MAX_RANK
 from llmo.engine.memory import Passes
+from llmo.engine.models import make_plain
 from llmo.engine.ranks import Ranks, launched
 from llmo.engine.rows import make_rows
 from llmo.engine.single import SingleSettings
@@ -29,6 +30,7 @@ from llmo.engine.soft_targets import SoftTargets, teacher_loss
 from llmo.engine.state import Problem, Snapshot, State
 from llmo.errors import LlmoError
 from llmo.hyperparameters import Adapter, Hyperparameters, default_learning_rate
+from llmo.kinds import Interface, kind_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,6 +54,7 @@ class Replicas:
         rows: The tensors of each row.
         parameters: Of the model, an adapter not counted.
         blocks: L, the model's repeated blocks.
+        interface: How the model is called.
         ranks: The processes that train the model together; None where this one does so alone.
 
     Raises:
@@ -75,7 +78,9 @@ class Replicas:
         self.config = model.config
         self.parameters = sum(parameter.numel() for parameter in model.parameters())
         self.blocks = len(blocks(model))
+        self.interface = Interface(model.config, kind_of(model))
         own = copy.deepcopy(model)
+        make_plain(own)
         self.executor = make_executor(own, replicas, executor, frozen, self.device, self.single, self.ranks)
         self.layout = self.executor.layout
         self._counted = sampled(self.layout.matrices).to(self.device)
@@ -83,7 +88,7 @@ class Replicas:
         self.states: list[State] = [None] * replicas  # type: ignore[list-item]
         self._soft_targets = SoftTargets(self.executor, self.device)
         self._passes = Passes(self.executor)
-        self._costs: dict[tuple[int, int, tuple[str, ...]], Cost] = {}
+        self._costs: dict[tuple[int, int, int, tuple[str, ...]], Cost] = {}
 
     @property
     def replicas(self) -> int:
@@ -114,7 +119,9 @@ class Replicas:
             mixture=fixed_mixture(problem.hyperparameters.mixing),
         )
         if problem.teacher is not None:
-            state.teacher_cost = sequence_cost(problem.teacher.config, problem.task.tokens).forward
+            tokens, positions, kind = problem.task.tokens, problem.task.positions, kind_of(problem.teacher)
+            cost = sequence_cost(problem.teacher.config, tokens, kind=kind, positions=positions)
+            state.teacher_cost = cost.forward
             state.teacher_loss = teacher_loss(problem)
             state.charge(len(problem.task.validation.inputs) * state.teacher_cost)
         self.states[row] = state
@@ -130,31 +137,30 @@ class Replicas:
 
     # What things cost
 
-    def cost(self, rank: int, tokens: int, target_modules: tuple[str, ...] = ()) -> Cost:
-        """FLOPs of one sequence of this shape with an adapter of some rank (0: none); see `sequence_cost`."""
-        key = rank, tokens, target_modules
+    def cost(self, rank: int, problem: Problem) -> Cost:
+        """FLOPs of one sequence of a problem with an adapter of some rank (0: none); see `sequence_cost`."""
+        key = rank, problem.task.tokens, problem.task.positions, problem.target_modules
         if key not in self._costs:
-            self._costs[key] = sequence_cost(self.config, tokens, rank, target_modules)
+            _, tokens, positions, modules = key
+            self._costs[key] = sequence_cost(self.config, tokens, rank, modules, self.interface.kind, positions)
         return self._costs[key]
 
     def step_cost(self, row: int) -> float:
         """FLOPs of one optimizer step of a row as it is set now."""
         state = self.states[row]
-        tokens, targets = state.problem.task.tokens, state.problem.target_modules
         match state.hyperparameters.distillation:
             case "off":
                 soft = 0.0
             case "averaged":
-                soft = self.cost(state.rank if self.frozen else 0, tokens, targets).forward
+                soft = self.cost(state.rank if self.frozen else 0, state.problem).forward
             case "teacher":
                 soft = state.teacher_cost
-        return state.problem.batch * (self.cost(state.rank, tokens, targets).train + soft)
+        return state.problem.batch * (self.cost(state.rank, state.problem).train + soft)
 
     def evaluation_cost(self, row: int) -> float:
         """FLOPs of one validation pass of a row."""
         state = self.states[row]
-        task = state.problem.task
-        return len(task.validation.inputs) * self.cost(state.rank, task.tokens, state.problem.target_modules).forward
+        return len(state.problem.task.validation.inputs) * self.cost(state.rank, state.problem).forward
 
     def affordable_steps(self, row: int) -> int:
         """Optimizer steps of the next interval: all of it, or what the budget still pays with a validation pass."""

@@ -92,10 +92,16 @@ class Run(Replicas):
         inputs = torch.stack([lane.interval.inputs[lane.step] for lane in active])
         labels = torch.stack([lane.interval.labels[lane.step] for lane in active])
         effective = self._effective(lanes)
-        soft = self._soft_targets(active, lanes.averaged[n], inputs)
-        loss = type(states[0].problem.task).loss
-        batch = Batch(inputs, labels, loss, self._dropout(active, inputs), *soft)
+        task, positions = states[0].problem.task, labels.shape[-1]
+        soft = self._soft_targets(active, lanes.averaged[n], inputs, positions)
+        scale = None
+        if task.padded:
+            counts = task.counts(labels)
+            scale = labels[0].numel() / counts.sum(1).clamp(min=1)
+        batch = Batch(inputs, labels, type(task).loss, self._dropout(active, inputs, positions), *soft, scale)
         losses, gradient = self._passes.gradient(effective, batch)
+        if task.padded:
+            losses = losses * (positions / counts.clamp(min=1))
         settings = Settings(
             [lane.interval.rates[lane.step] for lane in active],
             [state.hyperparameters.weight_decay for state in states],
@@ -128,12 +134,13 @@ class Run(Replicas):
             update(full, gradient, norms, settings, sound)
         return lanes.advance(sound)
 
-    def _dropout(self, active: list[Lane], inputs: Tensor) -> Tensor | None:
+    def _dropout(self, active: list[Lane], inputs: Tensor, positions: int) -> Tensor | None:
         """Dropout masks of the lanes' next step, [n, L, B, T, width]; None where no lane drops."""
         rates = np.array([lane.state.hyperparameters.dropout for lane in active])
         seeds = np.array([lane.state.problem.seed for lane in active], np.uint64)
         cursors = np.array([lane.cursor for lane in active])
-        shape = (self.blocks, *inputs.shape[1:], self.config.hidden_size)
+        _, sequences, tokens = inputs.shape
+        shape = (self.blocks, sequences, self.interface.hidden_tokens(tokens, positions), self.config.hidden_size)
         masks = dropout_masks(seeds, cursors, rates, shape)
         return None if masks is None else masks.to(self.device)
 
@@ -186,15 +193,17 @@ class Run(Replicas):
         """Mean losses [n] of weights [n, P] on sequences [n, V, T], of the kind of task and batch that a row has."""
         problem = self.states[row].problem
         if self.parts == 1:
-            return problem.task.score(self.executor.logits(weights, inputs), labels)
+            return problem.task.score(self.executor.logits(weights, inputs, labels.shape[-1]), labels)
         size = problem.batch // self.parts
         return score_in_passes(self.executor, problem.task, weights, inputs, labels, size, self.ranks)
 
     def test_loss(self, row: int) -> float:
         """Test loss of the delivered (best by validation) weights; for scoring only, and charged to nobody."""
         task = self.states[row].problem.task
-        weights, losses, size = self.delivered(row), [], len(task.validation.inputs)
+        weights, size, total, count = self.delivered(row), len(task.validation.inputs), 0.0, 0
         for start in range(0, len(task.test.inputs), size):
             inputs, labels = (part[None, start : start + size].to(self.device) for part in vars(task.test).values())
-            losses.append(self._score(row, weights, inputs, labels).item() * inputs.shape[1])
-        return sum(losses) / len(task.test.inputs)
+            here = int(task.counts(labels).sum())
+            total += self._score(row, weights, inputs, labels).item() * here
+            count += here
+        return total / count

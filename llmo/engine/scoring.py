@@ -20,7 +20,7 @@ def score_in_passes(
         task: Says how a prediction is scored.
         rows: [n, P].
         inputs: Token ids, [n, V, T].
-        labels: [n, V, T].
+        labels: [n, V, P].
         size: Sequences of each row in a pass, at least 1.
         ranks: Who shares the sequences; None for this process alone.
 
@@ -30,12 +30,13 @@ def score_in_passes(
     sequences = inputs.shape[1]
     if ranks is not None:
         inputs, labels = ranks.share(inputs), ranks.share(labels)
-    passes = []
+    passes, counts = [], task.counts(labels).double()
     for ids, targets in zip(inputs.split(size, 1), labels.split(size, 1)):
         # Each sequence as a row of its own.
-        logits = executor.logits(rows, ids).flatten(0, 1)[:, None]
+        logits = executor.logits(rows, ids, labels.shape[-1]).flatten(0, 1)[:, None]
         passes.append(task.score(logits, targets.flatten(0, 1)[:, None]).unflatten(0, (len(rows), -1)))
     losses = torch.cat(passes, 1)
     if ranks is not None:
-        losses = ranks.gather(losses)
-    return losses[:, :sequences].mean(1)
+        losses, counts = ranks.gather(losses), ranks.gather(counts)
+    losses, counts = losses[:, :sequences], counts[:, :sequences]
+    return (losses * counts).sum(1) / counts.sum(1)

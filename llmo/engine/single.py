@@ -18,6 +18,7 @@ from llmo.engine.executors import Batch, Executor, Gradient
 from llmo.engine.layout import Layout
 from llmo.engine.pieces import Pieces
 from llmo.errors import LlmoError
+from llmo.kinds import Interface, kind_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -82,6 +83,7 @@ class Single:
 
     def __init__(self, model: PreTrainedModel, accumulation: int = 1) -> None:
         self.layout = self._layout(model)
+        self._interface = Interface(model.config, kind_of(model))
         # Without a mask of ours the fused kernel knows that it is causal; populations need the eager one.
         model.set_attn_implementation("sdpa")
         self.model = model.train()
@@ -129,9 +131,10 @@ class Single:
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """A batch's share of the loss that is trained, and its reported losses [1, B]."""
         self.dropout.masks = None if batch.masks is None else batch.masks[0]
-        logits = self._trained(input_ids=batch.inputs[0], use_cache=False).logits[None]
+        given = self._interface.arguments(batch.inputs[0], batch.positions)
+        logits = self._interface.logits(self._trained(**given))[None]
         trained, reported = batch.loss(logits, batch.labels, batch.teacher, batch.share)
-        mean = trained.mean()
+        mean = batch.mean(trained)[0]
         return mean if self._accumulation == 1 else mean / self._accumulation, reported.detach().mean(-1)
 
     def _backward(self, batch: Batch) -> Tensor:
@@ -141,13 +144,13 @@ class Single:
         return reported
 
     @torch.no_grad()
-    def logits(self, rows: Tensor, inputs: Tensor) -> Tensor:
+    def logits(self, rows: Tensor, inputs: Tensor, positions: int) -> Tensor:
         """See `Executor.logits`."""
         self.dropout.masks = None
         logits = []
         for row, ids in zip(rows, inputs, strict=True):
             self._bind(row)
-            logits.append(self.model(input_ids=ids, use_cache=False).logits)
+            logits.append(self._interface.logits(self.model(**self._interface.arguments(ids, positions))))
         return torch.stack(logits) if len(logits) > 1 else logits[0][None]
 
 
@@ -172,6 +175,6 @@ class Accumulated:
             total.add_(gradient[:], alpha=1 / self._accumulation)
         return torch.cat(losses, 1), total
 
-    def logits(self, rows: Tensor, inputs: Tensor) -> Tensor:
+    def logits(self, rows: Tensor, inputs: Tensor, positions: int) -> Tensor:
         """See `Executor.logits`."""
-        return self.executor.logits(rows, inputs)
+        return self.executor.logits(rows, inputs, positions)

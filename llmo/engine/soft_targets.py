@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from llmo.engine.executors import Executor, causal_inputs
+from llmo.engine.executors import Executor
 from llmo.engine.lanes import Lane
 from llmo.engine.state import Problem
+from llmo.kinds import Interface, kind_of
 
 DISTILLATION_WEIGHT = 0.5
 """Share of the loss that comes from the soft targets."""
@@ -32,16 +33,19 @@ class SoftTargets:
         self._teachers: dict[int, tuple[Any, Any]] = {}
 
     @torch.no_grad()
-    def __call__(self, lanes: Sequence[Lane], averaged: Tensor, inputs: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    def __call__(
+        self, lanes: Sequence[Lane], averaged: Tensor, inputs: Tensor, positions: int
+    ) -> tuple[Tensor | None, Tensor | None]:
         """Soft targets of n replicas for a training batch.
 
         Args:
             lanes: The replicas, n.
             averaged: Averaged weights of each, [n, P].
             inputs: Token ids [n, B, T].
+            positions: P, how many predictions each sequence is asked for.
 
         Returns:
-            Probabilities [n, B, T, V], zero for a replica that does not distil, and their share in the loss of each
+            Probabilities [n, B, P, C], zero for a replica that does not distil, and their share in the loss of each
             replica [n]; None twice when no replica distils.
         """
         modes = [lane.state.hyperparameters.distillation for lane in lanes]
@@ -51,20 +55,21 @@ class SoftTargets:
         soft: dict[int, Tensor] = {}
         own = [place for place in taught if modes[place] == "averaged"]
         if own:
-            soft.update(zip(own, self._executor.logits(averaged[own], inputs[own]).softmax(-1), strict=True))
-        soft.update((place, self._of_teacher(lanes[place])) for place in taught if place not in soft)
+            soft.update(zip(own, self._executor.logits(averaged[own], inputs[own], positions).softmax(-1), strict=True))
+        soft.update((place, self._of_teacher(lanes[place], positions)) for place in taught if place not in soft)
         neutral = torch.zeros_like(soft[taught[0]])
         share = torch.zeros(len(lanes), device=inputs.device)
         share[taught] = DISTILLATION_WEIGHT
         return torch.stack([soft.get(place, neutral) for place in range(len(lanes))]), share
 
-    def _of_teacher(self, lane: Lane) -> Tensor:
-        """Probabilities [B, T, V] of a lane's teacher for its next batch; the teacher sees many batches at once."""
+    def _of_teacher(self, lane: Lane, positions: int) -> Tensor:
+        """Probabilities [B, P, C] of a lane's teacher for its next batch; the teacher sees many batches at once."""
         if lane.step not in lane.taught:
             inputs = lane.interval.inputs[lane.step :]
             teacher = self._here(lane.state.problem.teacher)
-            batches = max(1, _NUMBERS_AT_ONCE // (inputs[0].numel() * teacher.config.vocab_size))
-            soft = teacher_logits(teacher, inputs[:batches].flatten(0, 1)).softmax(-1)
+            outputs = Interface(teacher.config, kind_of(teacher)).outputs
+            batches = max(1, _NUMBERS_AT_ONCE // (inputs.shape[1] * positions * outputs))
+            soft = teacher_logits(teacher, inputs[:batches].flatten(0, 1), positions).softmax(-1)
             lane.taught = dict(enumerate(soft.unflatten(0, (-1, inputs.shape[1])), lane.step))
         return lane.taught[lane.step]
 
@@ -79,13 +84,14 @@ class SoftTargets:
 
 
 @torch.no_grad()
-def teacher_logits(teacher: Any, inputs: Tensor) -> Tensor:
-    """Logits [B, T, V] of one teacher."""
-    result: Tensor = teacher(**causal_inputs(inputs)).logits
-    return result
+def teacher_logits(teacher: Any, inputs: Tensor, positions: int) -> Tensor:
+    """Logits [B, P, C] of one teacher."""
+    interface = Interface(teacher.config, kind_of(teacher))
+    return interface.logits(teacher(**interface.batchable(inputs, positions)))
 
 
 def teacher_loss(problem: Problem) -> float:
     """Validation loss of a problem's teacher, nats per token."""
     examples = problem.task.validation
-    return problem.task.score(teacher_logits(problem.teacher, examples.inputs)[None], examples.labels[None]).item()
+    logits = teacher_logits(problem.teacher, examples.inputs, examples.labels.shape[-1])
+    return problem.task.score(logits[None], examples.labels[None]).item()

@@ -9,8 +9,9 @@ from torch import Tensor
 from torch.func import functional_call, vmap
 
 from llmo.engine.dropout import BlockDropout
-from llmo.engine.executors import Batch, causal_inputs
+from llmo.engine.executors import Batch
 from llmo.engine.layout import Layout
+from llmo.kinds import Interface, kind_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -29,16 +30,22 @@ class Vmapped:
     lanes: int | None = None
 
     def __init__(self, model: PreTrainedModel) -> None:
-        self.identity: tuple[str, ...] = ("full", model.config.to_json_string())
+        kind = kind_of(model)
+        self.identity: tuple[str, ...] = ("full", kind, model.config.to_json_string())
+        self.interface = Interface(model.config, kind)
         self.layout = Layout(model)
         self.model = model.train()
         self.dropout = BlockDropout(model)
-        self._plain = vmap(lambda parameters, ids: self._forward(parameters, ids, None))
-        self._dropped = vmap(self._forward)
 
-    def _forward(self, parameters: dict[str, Tensor], ids: Tensor, masks: Tensor | None) -> Tensor:
-        self.dropout.masks = masks
-        result: Tensor = functional_call(self.model, parameters, kwargs=causal_inputs(ids)).logits
+    def _forward(self, rows: dict[str, Tensor], inputs: Tensor, positions: int, masks: Tensor | None = None) -> Tensor:
+        """Logits [n, B, P, C] of n replicas, by parameter name."""
+
+        def one(parameters: dict[str, Tensor], ids: Tensor, masks: Tensor | None) -> Tensor:
+            self.dropout.masks = masks
+            given = self.interface.batchable(ids, positions)
+            return self.interface.logits(functional_call(self.model, parameters, kwargs=given))
+
+        result: Tensor = vmap(one, in_dims=(0, 0, None if masks is None else 0))(rows, inputs, masks)
         return result
 
     def gradient(self, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -46,16 +53,12 @@ class Vmapped:
         # Each parameter is a leaf of its own: one flat leaf would get its gradient by a chain of padded sums.
         leaves = {name: view.detach().requires_grad_() for name, view in self.layout.unflatten(rows).items()}
         with torch.enable_grad():
-            if batch.masks is None:
-                logits = self._plain(leaves, batch.inputs)
-            else:
-                logits = self._dropped(leaves, batch.inputs, batch.masks)
+            logits = self._forward(leaves, batch.inputs, batch.positions, batch.masks)
             trained, reported = batch.loss(logits, batch.labels, batch.teacher, batch.share)
-            pieces = torch.autograd.grad(trained.mean((-2, -1)).sum(), list(leaves.values()))
+            pieces = torch.autograd.grad(batch.mean(trained).sum(), list(leaves.values()))
         return reported.detach().mean(-1), self.layout.join(pieces)
 
     @torch.no_grad()
-    def logits(self, rows: Tensor, inputs: Tensor) -> Tensor:
+    def logits(self, rows: Tensor, inputs: Tensor, positions: int) -> Tensor:
         """See `Executor.logits`."""
-        result: Tensor = self._plain(self.layout.unflatten(rows), inputs)
-        return result
+        return self._forward(self.layout.unflatten(rows), inputs, positions)

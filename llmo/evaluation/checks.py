@@ -18,6 +18,7 @@ from llmo.evaluation.agent_checks import check_agent
 from llmo.evaluation.compare import difference
 from llmo.evaluation.env_checks import check_environment
 from llmo.evaluation.findings import Findings, require, require_same
+from llmo.kinds import IGNORED
 from llmo.mdp.spec import env_spec
 from llmo.tasks.task import Task
 
@@ -62,24 +63,26 @@ def check_task(name: str, findings: Findings) -> None:
         require(task is not None, "no registered environment builds one")
     if task is None:
         return
-    with findings.that("validation and test examples are [sequences, tokens], sources are longer than a sequence"):
+    with findings.that("validation and test examples are [sequences, tokens], their labels [sequences, positions]"):
         for examples in (task.validation, task.test):
-            require(examples.inputs.shape == examples.labels.shape, "inputs and labels differ in shape")
-            require(examples.inputs.shape[-1] == task.tokens, f"sequences are not of {task.tokens} tokens")
-        require(len(task.sources) == 3, f"{len(task.sources)} sources instead of 3")
-        require(min(map(len, task.sources)) > task.tokens, "a source is no longer than a sequence")
+            require(len(examples.inputs) == len(examples.labels), "inputs and labels differ in number")
+            require(examples.inputs.shape[1:] == (task.tokens,), f"sequences are not of {task.tokens} tokens")
+            require(examples.labels.shape[1:] == (task.positions,), f"labels are not of {task.positions} positions")
+        require(len(task.sizes) == 3, f"{len(task.sizes)} sources instead of 3")
     with findings.that("what is drawn follows from the numbers that are given"):
         material, u = np.array([0, 1, 2, 0]), np.array([0.0, 0.3, 0.9999999, 0.7])
         drawn = task.draw(material, u)
-        require(drawn.shape == (4, task.tokens + 1), f"drawn are {list(drawn.shape)}")
+        shapes = [array.shape for array in drawn]
+        require(shapes == [(4, task.tokens), (4, task.positions)], f"drawn are {shapes}")
         require_same(difference(drawn, task.draw(material, u), "draw"))
-        require_same(difference(drawn[2:3], task.draw(material[2:3], u[2:3]), "one entry alone"))
+        alone = task.draw(material[2:3], u[2:3])
+        require_same(difference(tuple(array[2:3] for array in drawn), alone, "one entry alone"))
     with findings.that("the score is the mean loss of the labels"):
         labels = task.validation.labels[None, :3]
         vocabulary = int(max(examples.inputs.max() for examples in (task.validation, task.test))) + 1
         logits = torch.randn(1, *labels.shape[1:], max(vocabulary, 8), generator=torch.Generator().manual_seed(0))
-        labels = labels % logits.shape[-1]
-        mean = task.loss(logits, labels, None, None)[1].double().mean()
+        labels = torch.where(labels == IGNORED, labels, labels % logits.shape[-1])
+        mean = task.loss(logits, labels, None, None)[1].double().sum() / task.counts(labels).sum()
         require(
             torch.allclose(task.score(logits, labels), mean[None]), f"mean {mean}, score {task.score(logits, labels)}"
         )

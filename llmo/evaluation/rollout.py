@@ -83,7 +83,7 @@ def play(
         causes = {slot: diagnose(population.observe(slot)) for slot in actions}
         for slot, taken in population.step(actions).items():
             chosen = spec.menu[actions[slot]]
-            decisions[slot].append(_decision(len(decisions[slot]), chosen, reasons[slot], causes[slot], taken))
+            decisions[slot].append(decision(len(decisions[slot]), chosen, reasons[slot], causes[slot], taken))
         if on_step is not None:
             on_step()
     searched: dict[int, float] = {}
@@ -162,7 +162,16 @@ def _choose(
     return actions, reasons
 
 
-def _decision(number: int, chosen: str, why: str, cause: tuple[str, str], step: Step) -> Decision:
+def decision(number: int, chosen: str, why: str, cause: tuple[str, str], step: Step) -> Decision:
+    """The record of a step.
+
+    Args:
+        number: Of the step, from 0.
+        chosen: Name of the action that was chosen.
+        why: The agent's reason.
+        cause: Which bottleneck was diagnosed before, with its evidence.
+        step: What came of it.
+    """
     after = step.measurement
     return Decision(
         step=number,

@@ -155,7 +155,7 @@ class Population:
             state.schedule = (schedules or {}).get(slot)
             history = History(
                 start=problem.start,
-                vocabulary=run.config.vocab_size,
+                vocabulary=run.interface.outputs,
                 default_rate=run.default_rate(slot),
                 hyperparameters=problem.hyperparameters,
                 adapter=state.adapter,
@@ -269,7 +269,10 @@ class Population:
         """The run of all slots whose models have this instance's shape, and its base if that is frozen and shared."""
         shape, base = instance.shape, self.spec.frozen_base(instance)
         if (shape, base) not in self._runs:
-            model = load_pretrained(base) if base else build_model(shape, 0)
+            if self.spec.model is not None:
+                model = self.spec.model(instance)
+            else:
+                model = load_pretrained(base) if base else build_model(shape, 0)
             run = Run(model, self.replicas, self.executor, bool(base), self.device, self._single)
             self._runs[shape, base] = run
         return self._runs[shape, base]

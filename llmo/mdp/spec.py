@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from llmo import catalog
 from llmo.actions.action import Action
@@ -13,6 +14,9 @@ from llmo.diagnostics.features import NAMES
 from llmo.engine.state import Problem
 from llmo.errors import LlmoError
 from llmo.mdp.instances import Instance
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class EnvSpec:
         build: An instance to the problem that the engine trains.
         frozen_base: An instance to the name of the pre-trained model whose frozen weights its run shares with others;
             empty where every run trains weights of its own.
+        model: An instance to the model that its run trains, and whose weights it shares if the base is frozen; by
+            default the one of the instance's shape, or of the frozen base's name.
         data: Folder whose text is learned; empty where the text is that of every Python.
         actions: The actions themselves, made from the menu.
 
@@ -38,6 +44,7 @@ class EnvSpec:
     draw: Callable[[str, int, float], Instance]
     build: Callable[[Instance], Problem]
     frozen_base: Callable[[Instance], str] = lambda instance: ""
+    model: Callable[[Instance], PreTrainedModel] | None = None
     data: str = ""
     actions: tuple[Action, ...] = field(init=False)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -17,7 +19,7 @@ class CausalLM(Task):
     """Next-token prediction on windows of running text.
 
     Args:
-        sources: Token arrays of the materials to train on, int16, each of more than `tokens` entries.
+        sources: Token arrays of the materials to train on, integers, each of more than `tokens` entries.
         validation: Validation windows, [V, T + 1].
         test: Test windows, [S, T + 1].
 
@@ -26,24 +28,28 @@ class CausalLM(Task):
     """
 
     def __init__(
-        self, sources: tuple[NDArray[np.int16], ...], validation: NDArray[np.int64], test: NDArray[np.int64]
+        self,
+        sources: tuple[NDArray[np.signedinteger[Any]], ...],
+        validation: NDArray[np.int64],
+        test: NDArray[np.int64],
     ) -> None:
-        self.tokens = validation.shape[1] - 1
+        self.tokens = self.positions = validation.shape[1] - 1
         for source in sources:
             if len(source) <= self.tokens:
                 raise LlmoError("source length", len(source), f"more than {self.tokens} tokens")
         self.sources = sources
+        self.sizes = tuple(map(len, sources))
         self.validation = split_windows(validation)
         self.test = split_windows(test)
 
-    def draw(self, material: NDArray[np.int64], u: NDArray[np.float64]) -> NDArray[np.int64]:
+    def draw(self, material: NDArray[np.int64], u: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """See `Task.draw`: a window at a uniform offset."""
         windows = np.empty((len(material), self.tokens + 1), np.int64)
         for index, source in enumerate(self.sources):
             (places,) = np.nonzero(material == index)
             starts = (u[places] * (len(source) - self.tokens)).astype(np.int64)
             windows[places] = source[starts[:, None] + np.arange(self.tokens + 1)]
-        return windows
+        return windows[:, :-1], windows[:, 1:]
 
     @staticmethod
     def loss(logits: Tensor, labels: Tensor, teacher: Tensor | None, weight: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from llmo.kinds import IGNORED
 
 
 @dataclass(frozen=True)
@@ -15,8 +19,8 @@ class Examples:
     """Sequences ready for a model.
 
     Attributes:
-        inputs: Token ids, int64 [..., T].
-        labels: What each position should predict, int64 [..., T].
+        inputs: Token ids, int64 [..., T]; `PADDING` where a row holds nothing, see `llmo.kinds`.
+        labels: What each position should predict, int64 [..., P] (float32 in a regression); `IGNORED` where nothing is.
     """
 
     inputs: Tensor
@@ -32,25 +36,29 @@ class Task(ABC):
     Attributes:
         validation: Examples of the validation split, [V, T].
         test: Examples of the test split, [S, T].
-        sources: Token arrays of the three materials, int16, each longer than a sequence.
+        sizes: Tokens in each of the three materials.
         tokens: T, the length of a sequence.
+        positions: P, how many predictions a sequence is asked for.
+        padded: Whether labels may be `IGNORED`; all tasks of a class are alike.
     """
 
     validation: Examples
     test: Examples
-    sources: tuple[NDArray[np.int16], ...]
+    sizes: tuple[int, ...]
     tokens: int
+    positions: int
+    padded: ClassVar[bool] = False
 
     @abstractmethod
-    def draw(self, material: NDArray[np.int64], u: NDArray[np.float64]) -> NDArray[np.int64]:
-        """Draw one raw sequence for each entry.
+    def draw(self, material: NDArray[np.int64], u: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[Any]]:
+        """Draw one training sequence for each entry.
 
         Args:
-            material: Which of `sources` each comes from, [B].
-            u: Uniform numbers in [0, 1) that decide where, [B].
+            material: Which of the materials each comes from, [B].
+            u: Uniform numbers in [0, 1) that decide which, [B].
 
         Returns:
-            Token ids [B, T + 1]; inputs are all but the last column, labels all but the first.
+            Token ids [B, T] and labels [B, P].
         """
 
     @staticmethod
@@ -59,16 +67,22 @@ class Task(ABC):
         """The loss per position, of n replicas; the same for every task of a class, as they train in one program.
 
         Args:
-            logits: [n, B, T, V].
-            labels: [n, B, T].
-            teacher: Teacher probabilities [n, B, T, V], anything finite where the weight is zero; or None.
+            logits: [n, B, P, C].
+            labels: [n, B, P].
+            teacher: Teacher probabilities [n, B, P, C], anything finite where the weight is zero; or None.
             weight: Share of the loss that comes from the teacher, [n], in [0, 1]; None without a teacher.
 
         Returns:
-            What is trained [n, B, T], differentiable with respect to `logits`; and the loss of the labels alone
-            [n, B, T], not differentiable.
+            What is trained [n, B, P], differentiable with respect to `logits`; and the loss of the labels alone
+            [n, B, P], not differentiable. Both are zero where the label is `IGNORED`.
         """
 
     @abstractmethod
     def score(self, logits: Tensor, labels: Tensor) -> Tensor:
-        """The loss that is reported, lower is better and without gradients: mean over all but the first axis, [n]."""
+        """The loss that is reported, lower is better and without gradients: mean over all that counts, [n]."""
+
+    def counts(self, labels: Tensor) -> Tensor:
+        """How many labels of each sequence [..., P] count, [...]."""
+        if not self.padded:
+            return torch.full(labels.shape[:-1], labels.shape[-1], device=labels.device)
+        return (labels != IGNORED).sum(-1)

@@ -68,7 +68,9 @@ def test_logits_and_gradients_are_pefts(make_problem: MakeProblem, rank: int) ->
     examples = problem.task.validation
     logits = peft(input_ids=examples.inputs).logits
     weights = run.effective([0])
-    torch.testing.assert_close(run.executor.logits(weights, examples.inputs[None])[0], logits, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(
+        run.executor.logits(weights, examples.inputs[None], examples.inputs.shape[-1])[0], logits, rtol=1e-5, atol=1e-6
+    )
 
     cross_entropy(logits.flatten(0, 1), examples.labels.flatten()).backward()
     batch = Batch(examples.inputs[None], examples.labels[None], problem.task.loss)
@@ -95,10 +97,9 @@ def test_optimizer_steps_are_those_of_peft_with_torch_adamw(make_problem: MakePr
     )
     for step in range(steps):
         seeds, roles = np.array([problem.seed], np.uint64), np.array([[0, 1, 2]])
-        sequences, _ = draw_batches(problem.task, seeds, np.array([step]), 2, state.mixture, roles)
-        tokens = torch.from_numpy(sequences[0])
-        logits = peft(input_ids=tokens[:, :-1]).logits
-        cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten()).backward()
+        inputs, labels, _ = draw_batches(problem.task, seeds, np.array([step]), 2, state.mixture, roles)
+        logits = peft(input_ids=torch.from_numpy(inputs[0])).logits
+        cross_entropy(logits.flatten(0, 1), torch.from_numpy(labels[0]).flatten()).backward()
         torch.nn.utils.clip_grad_norm_(trained, CLIP_NORM)
         optimizer.step()
         optimizer.zero_grad()

@@ -33,10 +33,10 @@ def test_slots_follow_the_mixture_and_roles_say_which_material_a_slot_holds() ->
     task, n = planted_task(), 200
     roles = np.tile([2, 0, 1], (n, 1))
     seeds = np.full(n, 5, np.uint64)
-    sequences, slots = draw_batches(task, seeds, np.arange(n), 20, fixed_mixture("source_1"), roles)
-    assert sequences.shape == (n, 20, 9) and slots.shape == (n, 20)
+    sequences, labels, slots = draw_batches(task, seeds, np.arange(n), 20, fixed_mixture("source_1"), roles)
+    assert sequences.shape == labels.shape == (n, 20, 8) and slots.shape == (n, 20)
     assert np.array_equal(sequences[..., 0] // 1000, np.array([2, 0, 1])[slots])
-    assert np.all(np.diff(sequences, axis=-1) == 1)
+    assert np.all(np.diff(sequences, axis=-1) == 1) and np.all(labels == sequences + 1)
     assert (slots == 0).mean() == pytest.approx(0.9, abs=0.02)
     assert (slots == 2).mean() == pytest.approx(FLOOR, abs=0.02)
     starts = sequences[..., 0] % 1000
@@ -46,12 +46,12 @@ def test_slots_follow_the_mixture_and_roles_say_which_material_a_slot_holds() ->
 def test_a_batch_follows_from_its_cursor_and_not_from_how_many_are_drawn() -> None:
     task, n = planted_task(), 5
     seeds, steps, roles = np.full(n, 11, np.uint64), np.arange(n) * 7, np.tile([0, 1, 2], (n, 1))
-    together, _ = draw_batches(task, seeds, steps, 4, fixed_mixture("uniform"), roles)
+    together, _, _ = draw_batches(task, seeds, steps, 4, fixed_mixture("uniform"), roles)
     for batch in range(n):
         one = slice(batch, batch + 1)
-        alone, _ = draw_batches(task, seeds[one], steps[one], 4, fixed_mixture("uniform"), roles[one])
+        alone, _, _ = draw_batches(task, seeds[one], steps[one], 4, fixed_mixture("uniform"), roles[one])
         assert np.array_equal(together[batch], alone[0])
-    other, _ = draw_batches(task, seeds + np.uint64(1), steps, 4, fixed_mixture("uniform"), roles)
+    other, _, _ = draw_batches(task, seeds + np.uint64(1), steps, 4, fixed_mixture("uniform"), roles)
     assert not np.array_equal(together, other)
 
 

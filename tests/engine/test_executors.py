@@ -153,5 +153,5 @@ def test_explicit_mask_and_positions_are_what_the_model_builds_itself(make_probl
     run = Run(build_model(SHAPE, 0), 1)
     run.load(0, problem)
     inputs = problem.task.validation.inputs
-    logits = run.executor.logits(run.effective([0]), inputs[None])[0]
+    logits = run.executor.logits(run.effective([0]), inputs[None], inputs.shape[-1])[0]
     torch.testing.assert_close(logits, run.executor.model(input_ids=inputs, use_cache=False).logits)

@@ -33,7 +33,7 @@ def test_every_pass_is_charged(make_problem: MakeProblem) -> None:
     run = Run(build_model(SHAPE, 0), 1)
     run.load(0, problem)
     state, task = run.states[0], problem.task
-    plain = run.cost(0, task.tokens)
+    plain = run.cost(0, problem)
     validation = len(task.validation.inputs)
     assert state.spent == validation * state.teacher_cost > 0
     first = run.evaluate([0])[0]
@@ -48,7 +48,7 @@ def test_every_pass_is_charged(make_problem: MakeProblem) -> None:
         assert after.cost == pytest.approx(state.spent - before)
     run.change(0, distillation="off")
     run.fresh_adapter(0)
-    lora = run.cost(4, task.tokens)
+    lora = run.cost(4, problem)
     before = state.spent
     run.train([0])
     run.evaluate([0])
@@ -110,7 +110,7 @@ def test_what_is_trained_on_follows_the_roles(make_problem: MakeProblem) -> None
     for role in range(3):
         run = Run(build_model(SHAPE, 0), 1)
         run.load(0, replace(make_problem(learning_rate=1e-9), task=planted, roles=((0.0, (role,) * 3),)))
-        logits = run.executor.logits(run.effective([0]), torch.full((1, 1, 7), int(tokens[role][0])))
+        logits = run.executor.logits(run.effective([0]), torch.full((1, 1, 7), int(tokens[role][0])), 7)
         losses[role] = float(-logits.log_softmax(-1)[0, 0, :, tokens[role][0]].mean())
         run.train([0])
         assert run.evaluate([0])[0].train_loss == pytest.approx(losses[role], rel=1e-4)
@@ -234,10 +234,9 @@ def plain_gradient(problem: Problem, cursor: int) -> torch.Tensor:
     torch.nn.utils.vector_to_parameters(problem.weights, model.parameters())
     seeds, steps = np.array([problem.seed], np.uint64), np.array([cursor], np.int64)
     roles = np.array([problem.roles[0][1]])
-    sequences, _ = draw_batches(problem.task, seeds, steps, problem.batch, np.full(3, 1 / 3), roles)
-    windows = torch.from_numpy(sequences[0])
-    logits = model(windows[:, :-1]).logits
-    torch.nn.functional.cross_entropy(logits.flatten(0, 1), windows[:, 1:].flatten()).backward()
+    inputs, labels, _ = draw_batches(problem.task, seeds, steps, problem.batch, np.full(3, 1 / 3), roles)
+    logits = model(torch.from_numpy(inputs[0])).logits
+    torch.nn.functional.cross_entropy(logits.flatten(0, 1), torch.from_numpy(labels[0]).flatten()).backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP_NORM)
     return torch.cat([parameter.grad.flatten() for parameter in model.parameters()])
 

@@ -136,7 +136,7 @@ def test_bfloat16_is_for_the_passes_and_float32_for_what_is_kept(make_problem: M
         lambda _, inputs, output: seen.add(output.dtype)
     )
     losses, gradient = run.executor.gradient(run.effective([0]), one_batch(problem))
-    logits = run.executor.logits(run.effective([0]), problem.task.validation.inputs[None])
+    logits = run.executor.logits(run.effective([0]), problem.task.validation.inputs[None], problem.task.tokens)
     assert seen == {torch.bfloat16}
     assert {run.rows[0].weights.dtype, losses.dtype, gradient[:].dtype, logits.dtype} == {torch.float32}
     full, half = numbers(measured(started(model, problem, frozen))), numbers(measured(run))

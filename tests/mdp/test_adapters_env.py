@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from llmo import catalog
-from llmo.engine.executors import causal_inputs
 from llmo.engine.layout import FactorLayout
 from llmo.engine.models import load_pretrained
+from llmo.engine.soft_targets import teacher_logits
 from llmo.errors import LlmoError
 from llmo.evaluation.compare import difference
 from llmo.evaluation.episodes import episode_file
@@ -144,7 +144,7 @@ def test_training_starts_from_the_base_with_factors_where_they_belong(targets: t
     population.reset({0: instance})
     validation = problem.task.validation
     with torch.no_grad():
-        logits = base(**causal_inputs(validation.inputs)).logits
+        logits = teacher_logits(base, validation.inputs, validation.inputs.shape[-1])
     expected = problem.task.score(logits[None], validation.labels[None]).item()
     assert population.episode(0).history.last.validation_loss == pytest.approx(expected, abs=1e-5)
 

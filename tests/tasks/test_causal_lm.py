@@ -74,10 +74,10 @@ def test_score_is_the_mean_over_tokens_of_each_replica() -> None:
 def test_windows_reach_from_the_first_token_to_the_last() -> None:
     windows = np.arange(10).reshape(2, 5)
     task = CausalLM((np.arange(9, dtype=np.int16), np.arange(100, 106, dtype=np.int16)), windows, windows)
-    drawn = task.draw(np.array([0, 0, 1, 1]), np.array([0.0, 1 - 2**-53, 0.0, 1 - 2**-53]))
-    assert drawn.dtype == np.int64
-    assert drawn[:, 0].tolist() == [0, 4, 100, 101]
-    assert np.all(np.diff(drawn, axis=1) == 1)
+    inputs, labels = task.draw(np.array([0, 0, 1, 1]), np.array([0.0, 1 - 2**-53, 0.0, 1 - 2**-53]))
+    assert inputs.dtype == labels.dtype == np.int64
+    assert inputs[:, 0].tolist() == [0, 4, 100, 101]
+    assert np.all(np.diff(inputs, axis=1) == 1) and np.all(labels == inputs + 1)
     assert task.validation.inputs.tolist() == [[0, 1, 2, 3], [5, 6, 7, 8]]
     assert task.validation.labels.tolist() == [[1, 2, 3, 4], [6, 7, 8, 9]]
 

@@ -58,9 +58,8 @@ class BareLoop:
         """Some optimizer steps."""
         task, batch = self.problem.task, self.problem.batch
         for _ in range(steps):
-            windows = task.draw(self.random.integers(3, size=batch), self.random.random(batch))
-            tokens = torch.from_numpy(windows).to(self.device)
-            loss = self._loss(tokens[:, :-1], tokens[:, 1:])
+            drawn = task.draw(self.random.integers(3, size=batch), self.random.random(batch))
+            loss = self._loss(*(torch.from_numpy(array).to(self.device) for array in drawn))
             loss.backward()
             torch.nn.utils.clip_grad_norm_(self.trained, CLIP_NORM)
             self.optimizer.step()

@@ -1,0 +1,150 @@
+"""Improves a model of yours on data of yours: `llmo improve --model M --data D --task classification --budget 10min`.
+
+A policy trains the model and decides on the way: rate, regularisation, augmentation, adapters, distillation, roll back.
+The folder gets `model/` (loads with `from_pretrained`), `decisions.jsonl`, `result.json` and `report.html`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from llmo.errors import LlmoError, at_least
+from llmo.registry import experiments
+
+if TYPE_CHECKING:
+    from llmo.evaluation.own.session import Session
+
+BATCH = 16
+
+
+@experiments.register("improve")
+def improve(
+    model: str = "",
+    data: str = "",
+    task: str = "",
+    budget: str = "10min",
+    out: Path = Path("runs/improve"),
+    columns: list[str] | None = None,
+    agent: str = "ppo",
+    policy: str = "",
+    batch: int = BATCH,
+    lora: int = 0,
+    seed: int = 0,
+    precision: Literal["float32", "bfloat16"] = "float32",
+    checkpointing: bool = False,
+    device: str = "cpu",
+    advise: bool = False,
+    compare: bool = False,
+    resume: bool = False,
+) -> None:
+    """Improve a model of yours on data of yours.
+
+    Args:
+        model: Its folder, its name on the hub, or scratch:WIDTHxDEPTH for a small fresh Llama.
+        data: A folder with train, valid and test files (txt, md, jsonl, csv, parquet, arrow), one file, or a data set's
+            name on the hub.
+        task: What it learns: ``causal_lm``, ``classification``, ``regression``, ``tagging`` or ``seq2seq``.
+        budget: How much may be spent, such as 10min, 3epochs or 2e14flops.
+        out: Folder for the model, the decisions and the report.
+        columns: Which column is what, as in text=body,label=topic; by default guessed and said.
+        agent: Registered name of who decides.
+        policy: Folder of a policy for an agent that learns; by default the one that it comes with.
+        batch: Sequences in an optimizer step.
+        lora: Rank of LoRA factors on the frozen model, 2, 4 or 8; 0 trains all weights.
+        seed: Of batches, fresh weights and splits.
+        precision: Of the passes; weights are float32 in any case.
+        checkpointing: Whether activations are computed again in the backward pass instead of kept.
+        device: Where it is trained, such as ``cuda``.
+        advise: Only say what the agent would do first, and why.
+        compare: Also train by the usual recipes at the same budget, and compare on the test examples.
+        resume: Continue the run in the folder.
+
+    Raises:
+        LlmoError: Something about the model, the data or a number; nothing is written over.
+    """
+    given = locals().copy()
+    from llmo.engine.choice import valid_device
+    from llmo.engine.own_models import open_model
+    from llmo.engine.single import SingleSettings
+    from llmo.evaluation.own.budget import Budget
+    from llmo.evaluation.own.improve import Order, improve_model
+    from llmo.evaluation.own.improve import advise as first_advice
+    from llmo.evaluation.own.report import write_report
+    from llmo.evaluation.processes import one_thread
+    from llmo.evaluation.provenance import command, provenance
+    from llmo.mdp.own import OwnProblem
+    from llmo.tasks.own.columns import OWN_TASKS
+    from llmo.tasks.own.data import load_data
+    from llmo.tasks.own.encode import encode
+
+    for name, value, allowed in (("model", model, "a folder, or scratch:64x2"), ("data", data, "a folder or a file")):
+        if not value:
+            raise LlmoError(f"--{name}", value, allowed)
+    if task not in OWN_TASKS:
+        raise LlmoError("--task", task, OWN_TASKS)
+    asked = _columns(columns or [])
+    at_least(1, batch=batch)
+    at_least(0, seed=seed)
+    if lora not in (0, 2, 4, 8):
+        raise LlmoError("lora", lora, "0, 2, 4 or 8")
+    wanted = Budget.parse(budget)
+    valid_device(device)
+    if out.exists() and not resume and any(out.iterdir()):
+        raise LlmoError("run folder", str(out), "a new or empty folder, or --resume to continue the run in it")
+    one_thread()
+    opened = open_model(model, task)
+    found = load_data(data, task, asked, seed)
+    for note in found.notes:
+        print(note)
+    encoded = encode(found, opened.tokenizer, opened.context, opened.kind == "seq2seq")
+    for note in encoded.notes:
+        print(note)
+    labels = encoded.labels if task in ("classification", "tagging") else () if task == "regression" else None
+    built = opened.build(labels, seed)
+    name = f"{Path(model).name} on {Path(data).name}"
+    sources = len(found.training)
+    own = OwnProblem(name, built, encoded.task, sources, opened.start, batch, 1.0, lora, task == "regression")
+    order = Order(
+        own, opened.tokenizer, task, encoded.labels, agent, policy, wanted, seed, device,
+        SingleSettings(precision, checkpointing=checkpointing),
+    )  # fmt: skip
+    if advise:
+        action, why, (cause, evidence) = first_advice(order, out)
+        print(f"{cause}: {evidence}\n{agent} would begin with {action}: {why}")
+        return
+    print(f"{'step':>4}  {'budget':>6}  {'training':>8}  {'validation':>10}  {'rate':>8}  action")
+    result = improve_model(order, out, resume=resume, against=compare, on_step=_show)
+    line, origin = command("improve", improve, given), provenance()
+    versions = ", ".join(f"{key} {value}" for key, value in origin["versions"].items())
+    facts = {"command": line, "commit": origin["commit"], "versions": versions, "machine": origin["machine"]}
+    report = write_report(result, out, f"How {name} was improved", facts)
+    print("test: " + ", ".join(f"{key} {value:.4g}" for key, value in _main(result.before.metrics).items()) + " before")
+    print("test: " + ", ".join(f"{key} {value:.4g}" for key, value in _main(result.after.metrics).items()) + " after")
+    for rival, comparison in result.against.items():
+        print(f"loss lower than by {rival}: {comparison}")
+    print(f"the model is in {out / 'model'}, what was done in {report}")
+
+
+def _columns(asked: list[str]) -> dict[str, str]:
+    found = {}
+    for pair in asked:
+        role, equals, column = pair.partition("=")
+        if not (role and equals and column):
+            raise LlmoError("columns", pair, "pairs such as text=body,label=topic")
+        found[role] = column
+    return found
+
+
+def _main(metrics: dict[str, float]) -> dict[str, float]:
+    """Without the single entities' ones."""
+    return {name: value for name, value in metrics.items() if "_" not in name or name in ("macro_f1", "exact_match")}
+
+
+def _show(session: Session) -> None:
+    last = session.decisions[-1]
+    print(
+        f"{last.step:>4}  {last.spent:>6.0%}  {last.train_loss:>8.3f}  {last.validation_loss:>10.3f}  "
+        f"{last.learning_rate:>8.2g}  {'' if last.action == 'keep' else last.action}",
+        flush=True,
+    )

@@ -1,0 +1,59 @@
+"""What a run delivers, back in the Hugging Face model, and the model in a folder that `from_pretrained` loads."""
+
+from __future__ import annotations
+
+import copy
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from llmo.engine.adapters import merge
+from llmo.engine.layout import FactorLayout, Layout
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+
+@torch.no_grad()
+def improved_model(model: PreTrainedModel, delivered: Tensor, rank: int) -> PreTrainedModel:
+    """A copy of a model with what a run has delivered.
+
+    Args:
+        model: What training started from.
+        delivered: Its new weights [P], or with a rank the factors [Q] that are merged into its own.
+        rank: Of the factors; 0 for all weights.
+    """
+    row = delivered.cpu()
+    if rank:
+        layout = FactorLayout(model).base
+        padded = torch.zeros(1, layout.width)
+        padded[0, : layout.size] = layout.flatten(model)
+        row = merge(layout, padded, row[None])[0]
+    else:
+        layout = Layout(model)
+    result = copy.deepcopy(model)
+    views = layout.unflatten(row)
+    for name, parameter in result.named_parameters():
+        parameter.copy_(views[name])
+    return result.eval()
+
+
+def save_model(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write a model and its tokenizer as a whole or not at all."""
+    from transformers.utils import logging
+
+    temporary = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(temporary, ignore_errors=True)
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        model.save_pretrained(temporary)
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+    tokenizer.save_pretrained(temporary)
+    shutil.rmtree(folder, ignore_errors=True)
+    temporary.rename(folder)

@@ -1,0 +1,199 @@
+"""Improves a user's model from end to end: probe, episode, export, scores, and the usual recipe beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmo import catalog
+from llmo.agent import Agent, LearningAgent
+from llmo.engine.single import SingleSettings
+from llmo.evaluation.own.budget import Budget, probe
+from llmo.evaluation.own.compare import Comparison, compare
+from llmo.evaluation.own.export import improved_model, save_model
+from llmo.evaluation.own.scoring import Score, score_model
+from llmo.evaluation.own.session import Session
+from llmo.evaluation.result import Decision
+from llmo.hyperparameters import default_learning_rate
+from llmo.mdp.own import OwnProblem, own_cost, own_spec
+from llmo.run_dir import RunDir, write_text_atomic
+from llmo.tasks.own.columns import OwnTask
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+HF_RATE = 5e-5
+"""Learning rate of `transformers.TrainingArguments`."""
+ADVISED = "advice.json"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be done; a run folder that is resumed has the same.
+
+    Attributes:
+        own: The model and its data; its budget is set by the probe.
+        tokenizer: Of the model.
+        task: What is learned.
+        labels: Names of classes or tags.
+        agent: Name of the agent that decides.
+        policy: Folder of its policy; empty for the one that it comes with.
+        budget: How much may be spent.
+        seed: Of the batches, and of what is random in the agent.
+        device: Where the model is trained.
+        single: In which precision and parts.
+    """
+
+    own: OwnProblem
+    tokenizer: PreTrainedTokenizerFast
+    task: OwnTask
+    labels: tuple[str, ...]
+    agent: str
+    policy: str
+    budget: Budget
+    seed: int = 0
+    device: str = "cpu"
+    single: SingleSettings = SingleSettings()
+
+
+@dataclass(frozen=True)
+class Improvement:
+    """What came of it.
+
+    Attributes:
+        model: The improved model.
+        decisions: What was done, step by step.
+        before: Score of the model that was given, on the test examples.
+        after: Score of the improved one.
+        rivals: What the usual recipes give at the same budget, by name; empty where they were not asked for.
+        against: How much better the improved model is than each of them.
+        flops: What was spent, of what there was.
+    """
+
+    model: PreTrainedModel
+    decisions: tuple[Decision, ...]
+    before: Score
+    after: Score
+    rivals: Mapping[str, Score]
+    against: Mapping[str, Comparison]
+    flops: tuple[float, float]
+
+
+def rivals(own: OwnProblem) -> dict[str, Agent]:
+    """The recipes that people use: linear decay from llmo's default rate, and from that of `transformers.Trainer`."""
+    parameters = sum(parameter.numel() for parameter in own.model.parameters())
+    usual = HF_RATE / default_learning_rate(parameters, own.start, "lora" if own.rank else "full")
+    return {
+        "linear decay from llmo's default rate": catalog.make_agent("linear", scratch=1.0, pretrained=1.0, warmup=0.0),
+        "defaults of transformers": catalog.make_agent("linear", scratch=usual, pretrained=usual, warmup=0.0),
+    }
+
+
+def improve_model(
+    order: Order,
+    folder: Path,
+    *,
+    resume: bool = False,
+    against: bool = False,
+    say: Callable[[str], None] = print,
+    on_step: Callable[[Session], None] = lambda session: None,
+) -> Improvement:
+    """Improve a model; what it took and what came of it lies in a folder.
+
+    Args:
+        order: What is to be done.
+        folder: Gets `model/`, `decisions.jsonl`, `result.json` and checkpoints.
+        resume: Whether to continue what is in it.
+        against: Whether to train by the usual recipes too, at the same budget.
+        say: Gets what should be said aloud.
+        on_step: Called after every environment step.
+
+    Raises:
+        LlmoError: Something does not fit; nothing is written over.
+    """
+    agent = _agent(order)
+    with RunDir(folder, resume) as run:
+        order = _planned(order, run, say)
+        session = _session(order, agent, run)
+        session.finish(on_step)
+        model = improved_model(order.own.model, session.delivered(), order.own.rank)
+        save_model(model, order.tokenizer, folder / "model")
+        before, after = (_score(order, one) for one in (order.own.model, model))
+        others = {}
+        for number, (name, agent) in enumerate(rivals(order.own).items() if against else ()):
+            say(f"training by {name}, at the same budget")
+            with RunDir(folder / f"rival-{number + 1}", resume=True) as beside:
+                rival = _session(order, agent, beside)
+                rival.finish(lambda _: None)
+                others[name] = _score(order, improved_model(order.own.model, rival.delivered(), order.own.rank))
+        spent = session.population.run_of(0).states[0].spent
+        result = Improvement(
+            model,
+            tuple(session.decisions),
+            before,
+            after,
+            others,
+            {name: compare(after, score) for name, score in others.items()},
+            (spent, order.own.budget),
+        )
+        write_text_atomic(folder / "result.json", json.dumps(summary(result), indent=1) + "\n")
+    return result
+
+
+def advise(order: Order, folder: Path, say: Callable[[str], None] = print) -> tuple[str, str, tuple[str, str]]:
+    """What an agent would do first, why, and which cause is diagnosed; nothing is trained but the probe's steps."""
+    agent = _agent(order)
+    with RunDir(folder) as run:
+        return _session(_planned(order, run, say), agent, run).advice()
+
+
+def summary(result: Improvement) -> dict[str, Any]:
+    """What came of it, as JSON."""
+    return {
+        "before": result.before.metrics,
+        "after": result.after.metrics,
+        "rivals": {name: score.metrics for name, score in result.rivals.items()},
+        "percent_less_loss": {name: asdict(comparison) for name, comparison in result.against.items()},
+        "test_examples": len(result.after.losses),
+        "flops": {"spent": result.flops[0], "budget": result.flops[1]},
+    }
+
+
+def _planned(order: Order, run: RunDir, say: Callable[[str], None]) -> Order:
+    """The order with its budget in FLOPs; a probe has found out, now or before the run was resumed."""
+    known = run.settled("probed")
+    if known is None:
+        found = probe(order.own, order.single, order.device)
+        known = {"flops": found.flops(order.budget), "accumulation": found.accumulation}
+        parts = f", in {found.accumulation} parts as memory is short" if found.accumulation > 1 else ""
+        say(
+            f"probe: {1000 * found.step_seconds:.1f} ms for a step of {found.batch} sequences{parts}, "
+            f"{found.flops_per_second / 1e9:.1f} GFLOP/s; the budget is {known['flops']:.3g} FLOPs, about "
+            f"{known['flops'] / found.flops_per_second / 60:.1f} minutes"
+        )
+    own = replace(order.own, budget=known["flops"])
+    own_spec(own).draw("test", order.seed, 1.0)
+    run.settle(
+        {
+            "model": own.name, "task": order.task, "agent": order.agent, "policy": order.policy, "seed": order.seed,
+            "budget": asdict(order.budget), "batch": own.batch, "rank": own.rank, "probed": known,
+            "sequence_flops": own_cost(own).train, "sizes": list(own.task.sizes), "single": asdict(order.single),
+        }
+    )  # fmt: skip
+    return replace(order, own=own, single=replace(order.single, accumulation=known["accumulation"]))
+
+
+def _agent(order: Order) -> Agent:
+    learned = issubclass(catalog.get("agents", order.agent), LearningAgent)
+    return catalog.make_agent(order.agent, **({"policy": order.policy} if learned else {}))
+
+
+def _session(order: Order, agent: Agent, run: RunDir) -> Session:
+    return Session(own_spec(order.own), agent, order.seed, run, order.device, order.single)
+
+
+def _score(order: Order, model: PreTrainedModel) -> Score:
+    return score_model(model, order.tokenizer, order.task, order.labels, order.own.task.test)

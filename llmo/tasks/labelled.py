@@ -1,0 +1,69 @@
+"""Tasks whose training data are examples, not running text: each has a label, or some labels and places without one."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llmo.errors import LlmoError
+from llmo.kinds import IGNORED
+from llmo.tasks.causal_lm import CausalLM
+from llmo.tasks.task import Examples, Task
+
+
+class Labelled(Task):
+    """Examples that are drawn one by one; the loss is the mean over the labels that count, of all of a batch.
+
+    Args:
+        sources: Examples of the materials to train on, [N, T] and [N, P] each.
+        validation: Validation examples.
+        test: Test examples.
+
+    Attributes:
+        examples: How many each material has.
+
+    Raises:
+        LlmoError: A source is empty, or a split has no label that counts.
+    """
+
+    padded = True
+
+    def __init__(self, sources: tuple[Examples, ...], validation: Examples, test: Examples) -> None:
+        self.tokens, self.positions = validation.inputs.shape[1], validation.labels.shape[1]
+        for source in sources:
+            if not len(source.inputs):
+                raise LlmoError("source length", 0, "at least one example")
+        for name, split in (("validation", validation), ("test", test)):
+            if not (split.labels != IGNORED).any():
+                raise LlmoError(f"labels of the {name} split", "none", "at least one")
+        self.validation, self.test = validation, test
+        self._sources = [(source.inputs.numpy(), source.labels.numpy()) for source in sources]
+        self.sizes = tuple(int((source.inputs >= 0).sum()) for source in sources)
+        self.examples = tuple(len(source.inputs) for source in sources)
+
+    def draw(self, material: NDArray[np.int64], u: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """See `Task.draw`: any example, all alike."""
+        inputs = np.empty((len(material), self.tokens), np.int64)
+        labels = np.empty((len(material), self.positions), self._sources[0][1].dtype)
+        for index, (ids, targets) in enumerate(self._sources):
+            (places,) = np.nonzero(material == index)
+            chosen = (u[places] * len(ids)).astype(np.int64)
+            inputs[places], labels[places] = ids[chosen], targets[chosen]
+        return inputs, labels
+
+    @staticmethod
+    def loss(logits: Tensor, labels: Tensor, teacher: Tensor | None, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+        """See `Task.loss`: that of `CausalLM` where a label counts."""
+        counts = labels != IGNORED
+        trained, reported = CausalLM.loss(logits, torch.where(counts, labels, 0), teacher, weight)
+        return torch.where(counts, trained, 0.0), torch.where(counts, reported, 0.0)
+
+    @torch.no_grad()
+    def score(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """See `Task.score`."""
+        losses = torch.nn.functional.cross_entropy(
+            logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="none"
+        )
+        return losses.view(len(labels), -1).double().sum(1) / self.counts(labels).sum(-1).clamp(min=1)

@@ -1,0 +1,188 @@
+"""A user's data as values by role, in three splits: what files say, before any tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmo.errors import LlmoError
+from llmo.tasks.own.columns import Columns, OwnTask, find_columns, values_of
+from llmo.tasks.own.files import TEXT, Record, read_records, read_text
+from llmo.tasks.own.splits import Files, blocks, cut, find_files
+
+LEAST_EXAMPLES = 2
+Values = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class OwnData:
+    """What is learned.
+
+    Attributes:
+        task: Of which kind.
+        training: Examples of each source, one to three.
+        validation: Examples that decisions are made by.
+        test: Examples that are scored at the end.
+        roles: What each example has, such as ``text`` and ``label``; running text is ``text`` alone.
+        notes: What was guessed or found and should be said aloud.
+    """
+
+    task: OwnTask
+    training: tuple[list[Values], ...]
+    validation: list[Values]
+    test: list[Values]
+    roles: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+@dataclass
+class _Reading:
+    """Values of each file, with what is said about them."""
+
+    roles: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
+
+
+def load_data(data: str, task: OwnTask, columns: Mapping[str, str] | None = None, seed: int = 0) -> OwnData:
+    """Read a user's data.
+
+    Args:
+        data: A folder with files for training, validation and test, or one file; else a data set's name on the hub.
+        task: What is learned.
+        columns: Column by role, where the user has named some.
+        seed: Of splits that are cut off.
+
+    Raises:
+        LlmoError: Something is wrong with a file, with its place; or there are too few examples, or nothing fits.
+    """
+    path, reading = Path(data), _Reading()
+    if path.exists() or path.suffix or not _hub_name(data):
+        training, validation, test = _from_files(find_files(path), task, columns or {}, reading)
+    else:
+        training, validation, test = _from_hub(data, task, columns or {}, reading)
+    training, validation, test = _complete(data, training, validation, test, seed, reading)
+    _check(data, task, training, validation, test, reading)
+    return OwnData(task, tuple(training), validation, test, reading.roles, tuple(reading.notes))
+
+
+def _hub_name(data: str) -> bool:
+    return data.count("/") <= 1 and not data.startswith((".", "/", "~"))
+
+
+def _from_files(
+    files: Files, task: OwnTask, asked: Mapping[str, str], reading: _Reading
+) -> tuple[list[list[Values]], list[Values], list[Values]]:
+    if files.suffix in TEXT:
+        if task != "causal_lm":
+            raise LlmoError(f"data for {task}", str(files.training[0]), "a table: jsonl, csv, parquet or arrow")
+        reading.roles = ("text",)
+
+        def read(file: Path) -> list[Values]:
+            return [{"text": block} for block in blocks(read_text(file))]
+    else:
+        found: Columns | None = None
+
+        def read(file: Path) -> list[Values]:
+            nonlocal found
+            records = read_records(file)
+            found = found or _columns(task, records[0], asked, reading)
+            return values_of(records, found)
+
+    training = [read(file) for file in files.training]
+    validation, test = ([value for file in part for value in read(file)] for part in (files.validation, files.test))
+    return training, validation, test
+
+
+def _columns(task: OwnTask, first: Record, asked: Mapping[str, str], reading: _Reading) -> Columns:
+    columns = find_columns(task, first, asked)
+    reading.roles = tuple(columns.names)
+    if columns.guessed:
+        reading.notes.append(f"guessed: {columns}")
+    return columns
+
+
+def _from_hub(
+    name: str, task: OwnTask, asked: Mapping[str, str], reading: _Reading
+) -> tuple[list[list[Values]], list[Values], list[Values]]:
+    from llmo.errors import needs_extra
+
+    needs_extra(f"data {name}", "datasets", "own")
+    import datasets
+
+    try:
+        found = datasets.load_dataset(name)
+    except Exception as error:
+        # The hub's client raises a dozen unrelated classes, from offline to "no such data set".
+        told = " ".join(str(error).split())[:200]
+        raise LlmoError("data", name, f"a file or folder, or a data set that the hub can give ({told})") from error
+    columns: Columns | None = None
+
+    def read(split: str) -> list[Values]:
+        nonlocal columns
+        if split not in found:
+            return []
+        records = [Record(dict(row), f"{name} {split} row {number + 1}") for number, row in enumerate(found[split])]
+        columns = columns or _columns(task, records[0], asked, reading)
+        return values_of(records, columns)
+
+    return [read("train")], read("validation"), read("test")
+
+
+def _complete(
+    data: str,
+    training: list[list[Values]],
+    validation: list[Values],
+    test: list[Values],
+    seed: int,
+    reading: _Reading,
+) -> tuple[list[list[Values]], list[Values], list[Values]]:
+    """Cut the splits that are missing off the first source."""
+    missing = [name for name, part in (("validation", validation), ("test", test)) if not part]
+    if missing:
+        if len(training[0]) <= LEAST_EXAMPLES:
+            raise LlmoError("number of examples", f"{len(training[0])} in {data}", f"more than {LEAST_EXAMPLES}")
+        kept, *parts = cut(training[0], len(missing), seed)
+        training = [kept, *training[1:]]
+        cut_off = dict(zip(missing, parts, strict=True))
+        validation, test = validation or cut_off["validation"], test or cut_off["test"]
+        sizes = " and ".join(f"{len(part)} for {name}" for name, part in cut_off.items())
+        reading.notes.append(f"no file for {' and '.join(missing)}: of the training examples {sizes}, by seed {seed}")
+    return training, validation, test
+
+
+def _check(
+    data: str,
+    task: OwnTask,
+    training: Sequence[list[Values]],
+    validation: list[Values],
+    test: list[Values],
+    reading: _Reading,
+) -> None:
+    count = sum(map(len, training))
+    if count < LEAST_EXAMPLES:
+        raise LlmoError("number of examples", f"{count} in {data}", f"at least {LEAST_EXAMPLES} to train on")
+    learned = {_identity(value) for source in training for value in source}
+    for name, part in (("validation", validation), ("test", test)):
+        overlap = sum(_identity(value) in learned for value in part)
+        if overlap:
+            reading.notes.append(f"warning: {overlap} of {len(part)} {name} examples are training examples too")
+    if task in ("classification", "tagging"):
+        role = "label" if task == "classification" else "tags"
+        known = set(labels_of([value for source in training for value in source], role))
+        for name, part in (("validation", validation), ("test", test)):
+            if unseen := sorted(set(labels_of(part, role)) - known):
+                allowed = f"labels that training examples have, such as {', '.join(sorted(known)[:5])}"
+                raise LlmoError(f"label in the {name} examples", unseen[0], allowed)
+
+
+def _identity(value: Values) -> str:
+    return repr([value[role] for role in sorted(value)])
+
+
+def labels_of(values: Sequence[Values], role: str) -> list[str]:
+    """All labels of some examples, as text, in order."""
+    if role == "tags":
+        return [str(tag) for value in values for tag in value[role]]
+    return [str(value[role]) for value in values]
