@@ -90,14 +90,14 @@ def improve(
         raise LlmoError("lora", lora, "0, 2, 4 or 8")
     wanted = Budget.parse(budget)
     valid_device(device)
-    if out.exists() and not resume and any(out.iterdir()):
+    if not advise and not resume and out.is_dir() and any(entry.name != "lock" for entry in out.iterdir()):
         raise LlmoError("run folder", str(out), "a new or empty folder, or --resume to continue the run in it")
     one_thread()
     opened = open_model(model, task)
     found = load_data(data, task, asked, seed)
     for note in found.notes:
         print(note)
-    encoded = encode(found, opened.tokenizer, opened.context, opened.kind == "seq2seq")
+    encoded = encode(found, opened.tokenizer, opened.config, opened.context)
     for note in encoded.notes:
         print(note)
     labels = encoded.labels if task in ("classification", "tagging") else () if task == "regression" else None
@@ -110,7 +110,7 @@ def improve(
         SingleSettings(precision, checkpointing=checkpointing),
     )  # fmt: skip
     if advise:
-        action, why, (cause, evidence) = first_advice(order, out)
+        action, why, (cause, evidence) = first_advice(order)
         print(f"{cause}: {evidence}\n{agent} would begin with {action}: {why}")
         return
     print(f"{'step':>4}  {'budget':>6}  {'training':>8}  {'validation':>10}  {'rate':>8}  action")

@@ -111,6 +111,7 @@ def open_model(name: str, task: OwnTask) -> OwnModel:
         raise LlmoError(
             f"model for {task}", f"{name} ({config.model_type})", f"a model that {auto_class(kind).__name__} has"
         )
+    _check_fit(name, task, kind, config)
     spaced = {"add_prefix_space": True} if task == "tagging" else {}
     tokenizer = _load(lambda **given: AutoTokenizer.from_pretrained(name, **spaced, **_only_trust(given)), name)
     if not tokenizer.is_fast:
@@ -120,6 +121,22 @@ def open_model(name: str, task: OwnTask) -> OwnModel:
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
     return OwnModel(name, config, tokenizer, "pretrained", kind)
+
+
+def _check_fit(name: str, task: OwnTask, kind: Kind, config: Any) -> None:
+    """Refuse models whose class takes a task that they cannot learn."""
+    from transformers import AutoModelForMaskedLM
+
+    two = bool(getattr(config, "is_encoder_decoder", False))
+    if kind in ("classification", "tagging") and two:
+        raise LlmoError(
+            f"model for {task}", f"{name} ({config.model_type})", "one without a decoder beside its encoder"
+        )
+    sees_ahead = type(config) in AutoModelForMaskedLM._model_mapping and not getattr(config, "is_decoder", False)
+    if kind == "causal_lm" and not two and sees_ahead:
+        raise LlmoError(
+            f"model for {task}", f"{name} ({config.model_type})", "a decoder, which does not see what follows"
+        )
 
 
 def own_kind(task: OwnTask, encoder_decoder: bool) -> Kind:

@@ -25,6 +25,8 @@ from llmo.measurement import Measurement
 
 _EVALUATED_AT_ONCE = {"cpu": 4}
 """Rows in one validation pass: few where the cache is what limits, as many as there are elsewhere."""
+_WHOLE = 64
+"""Sequences up to which a row's validation examples are looked at in one pass."""
 
 
 class Run(Replicas):
@@ -192,7 +194,7 @@ class Run(Replicas):
     def _score(self, row: int, weights: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
         """Mean losses [n] of weights [n, P] on sequences [n, V, T], of the kind of task and batch that a row has."""
         problem = self.states[row].problem
-        if self.parts == 1:
+        if self.parts == 1 and inputs.shape[1] <= _WHOLE:
             return problem.task.score(self.executor.logits(weights, inputs, labels.shape[-1]), labels)
         size = problem.batch // self.parts
         return score_in_passes(self.executor, problem.task, weights, inputs, labels, size, self.ranks)

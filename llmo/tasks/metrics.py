@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +11,8 @@ from torch import Tensor
 
 from llmo.errors import needs_extra
 
+ENTITY = re.compile(r"O|[BIES]-.+")
+"""Tags of entities: outside, or a part of one of some kind."""
 BINS = 15
 """Of confidence, for the calibration error (Guo et al. 2017)."""
 LOWER_IS_BETTER = frozenset({"loss", "perplexity", "mse", "ece"})
@@ -51,6 +54,8 @@ def number_metrics(predictions: Tensor, labels: Tensor) -> dict[str, float]:
 def tag_metrics(predicted: Sequence[Sequence[str]], labels: Sequence[Sequence[str]], loss: float) -> dict[str, float]:
     """Precision, recall and F1 of entities, each by itself and on average, as seqeval has them (Nakayama 2018).
 
+    Of tags that are no parts of entities, accuracy and macro F1 alone.
+
     Args:
         predicted: Tags of each sequence's words, such as ``B-person``.
         labels: The right ones.
@@ -58,7 +63,12 @@ def tag_metrics(predicted: Sequence[Sequence[str]], labels: Sequence[Sequence[st
     """
     needs_extra("metrics", "seqeval", "own")
     from seqeval.metrics import accuracy_score, classification_report
+    from sklearn.metrics import f1_score
 
+    flat = [[tag for tags in part for tag in tags] for part in (labels, predicted)]
+    if not all(ENTITY.fullmatch(tag) for tag in flat[0]):
+        f1 = float(f1_score(*flat, average="macro", zero_division=0))
+        return {"loss": loss, "accuracy": float(accuracy_score(labels, predicted)), "macro_f1": f1}
     report = classification_report(labels, predicted, output_dict=True, zero_division=0)
     found = {"loss": loss, "accuracy": float(accuracy_score(labels, predicted))}
     for entity, row in report.items():

@@ -11,6 +11,8 @@ from llmo.tasks.labelled import Labelled
 class Regression(Labelled):
     """Examples with a number each; the loss is the squared error. Labels are float32, [N, 1]."""
 
+    padded = False
+
     @staticmethod
     def loss(logits: Tensor, labels: Tensor, teacher: Tensor | None, weight: Tensor | None) -> tuple[Tensor, Tensor]:
         """See `Task.loss`; there are no soft targets for a number."""

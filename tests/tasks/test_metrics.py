@@ -43,6 +43,11 @@ def test_entities_count_as_wholes() -> None:
     assert found["accuracy"] == pytest.approx(5 / 6)
 
 
+def test_tags_that_are_no_entities_count_one_by_one() -> None:
+    found = tag_metrics([["NOUN", "VERB"]], [["NOUN", "NOUN"]], 0.5)
+    assert found == {"loss": 0.5, "accuracy": 0.5, "macro_f1": pytest.approx(1 / 3)}
+
+
 def test_answers_are_compared_as_text() -> None:
     same = text_metrics(["the cat sat on the mat"], ["the cat sat on the mat"], 1.0)
     assert same["bleu"] == pytest.approx(100) and same["exact_match"] == 1

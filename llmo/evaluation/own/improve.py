@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from llmo import catalog
 from llmo.agent import Agent, LearningAgent
@@ -27,7 +31,6 @@ if TYPE_CHECKING:
 
 HF_RATE = 5e-5
 """Learning rate of `transformers.TrainingArguments`."""
-ADVISED = "advice.json"
 
 
 @dataclass(frozen=True)
@@ -118,10 +121,12 @@ def improve_model(
     with RunDir(folder, resume) as run:
         order = _planned(order, run, say)
         session = _session(order, agent, run)
+        # First, so that what a score needs is missed before the budget is spent.
+        before = _score(order, order.own.model)
         session.finish(on_step)
         model = improved_model(order.own.model, session.delivered(), order.own.rank)
         save_model(model, order.tokenizer, folder / "model")
-        before, after = (_score(order, one) for one in (order.own.model, model))
+        after = _score(order, model)
         others = {}
         for number, (name, agent) in enumerate(rivals(order.own).items() if against else ()):
             say(f"training by {name}, at the same budget")
@@ -143,10 +148,10 @@ def improve_model(
     return result
 
 
-def advise(order: Order, folder: Path, say: Callable[[str], None] = print) -> tuple[str, str, tuple[str, str]]:
-    """What an agent would do first, why, and which cause is diagnosed; nothing is trained but the probe's steps."""
+def advise(order: Order, say: Callable[[str], None] = print) -> tuple[str, str, tuple[str, str]]:
+    """What an agent would do first, why, and which cause is diagnosed; only a probe trains, and nothing is kept."""
     agent = _agent(order)
-    with RunDir(folder) as run:
+    with TemporaryDirectory() as folder, RunDir(folder) as run:
         return _session(_planned(order, run, say), agent, run).advice()
 
 
@@ -178,12 +183,28 @@ def _planned(order: Order, run: RunDir, say: Callable[[str], None]) -> Order:
     own_spec(own).draw("test", order.seed, 1.0)
     run.settle(
         {
-            "model": own.name, "task": order.task, "agent": order.agent, "policy": order.policy, "seed": order.seed,
+            "problem": own.name, "task": order.task, "agent": order.agent, "policy": order.policy, "seed": order.seed,
             "budget": asdict(order.budget), "batch": own.batch, "rank": own.rank, "probed": known,
             "sequence_flops": own_cost(own).train, "sizes": list(own.task.sizes), "single": asdict(order.single),
+            "sha256": _fingerprint(own),
         }
     )  # fmt: skip
     return replace(order, own=own, single=replace(order.single, accumulation=known["accumulation"]))
+
+
+def _fingerprint(own: OwnProblem) -> str:
+    """Hash of the weights that training starts from, and of all examples."""
+    digest = hashlib.sha256()
+    for parameter in own.model.parameters():
+        digest.update(parameter.detach().cpu().contiguous().numpy().tobytes())
+    task = own.task
+    for part in (task.validation.inputs, task.validation.labels, task.test.inputs, task.test.labels):
+        digest.update(part.numpy().tobytes())
+    u = np.arange(1000) / 1000
+    for material in range(3):
+        for array in task.draw(np.full(1000, material), u):
+            digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
 
 
 def _agent(order: Order) -> Agent:

@@ -14,6 +14,7 @@ from torch import Tensor
 from llmo.kinds import IGNORED, PADDING, Interface, kind_of
 from llmo.tasks import metrics
 from llmo.tasks.own.columns import OwnTask
+from llmo.tasks.own.encode import decoder_start
 from llmo.tasks.task import Examples
 
 if TYPE_CHECKING:
@@ -58,19 +59,20 @@ def score_model(
     outputs, losses, counts = [], [], []
     for part in _parts(examples):
         logits = _logits(model, part, device)
-        outputs.append(
-            logits if task == "classification" else logits.argmax(-1) if task == "tagging" else logits[..., 0]
-        )
+        if task in ("classification", "regression"):
+            outputs.append(logits)
+        elif task == "tagging":
+            outputs.append(logits.argmax(-1))
         losses.append(_losses(logits, part.labels, task))
-        counts.append((part.labels != IGNORED).sum(1))
-    each, weights = torch.cat(losses).double().numpy(), torch.cat(counts).numpy()
+        counts.append(torch.ones(len(part.labels)) if task == "regression" else (part.labels != IGNORED).sum(1))
+    each, weights = torch.cat(losses).double().numpy(), torch.cat(counts).long().numpy()
     mean = float((each * weights).sum() / weights.sum())
     right = examples.labels
     match task:
         case "classification":
             found = metrics.class_metrics(torch.cat(outputs)[:, 0], right[:, 0])
         case "regression":
-            found = metrics.number_metrics(torch.cat(outputs)[:, 0], right[:, 0])
+            found = metrics.number_metrics(torch.cat(outputs)[:, 0, 0], right[:, 0])
         case "tagging":
             found = metrics.tag_metrics(*_tags(torch.cat(outputs), right, labels), mean)
         case "seq2seq":
@@ -112,6 +114,8 @@ def _tags(chosen: Tensor, right: Tensor, names: Sequence[str]) -> tuple[list[lis
 
 def _answers(model: Any, tokenizer: Any, examples: Examples) -> tuple[list[str], list[str]]:
     """What the model answers to each source, greedily, and what is right."""
+    from transformers import GenerationConfig
+
     right = [labels[labels != IGNORED] for labels in examples.labels]
     references = [tokenizer.decode(answer, skip_special_tokens=True) for answer in right]
     generated, kind = [""] * len(references), kind_of(model)
@@ -121,12 +125,25 @@ def _answers(model: Any, tokenizer: Any, examples: Examples) -> tuple[list[str],
     order = sorted(range(len(prompts)), key=lambda place: len(prompts[place]))
     for places in _equal(order, prompts):
         ids = torch.stack([prompts[place] for place in places]).to(model.device)
-        given = {"do_sample": False, "max_new_tokens": most, "pad_token_id": tokenizer.pad_token_id}
-        said = model.generate(ids, attention_mask=torch.ones_like(ids), eos_token_id=tokenizer.eos_token_id, **given)
+        room = most if kind == "seq2seq" else max(1, min(most, _context(model) - ids.shape[1]))
+        # Not the model's own settings, which may ask for beams or a least length.
+        settings = GenerationConfig(
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=room,
+            pad_token_id=tokenizer.pad_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            decoder_start_token_id=decoder_start(model.config, tokenizer) if kind == "seq2seq" else None,
+        )
+        said = model.generate(ids, attention_mask=torch.ones_like(ids), generation_config=settings)
         said = said if kind == "seq2seq" else said[:, ids.shape[1] :]
         for place, answer in zip(places, tokenizer.batch_decode(said, skip_special_tokens=True), strict=True):
             generated[place] = answer
     return generated, references
+
+
+def _context(model: Any) -> int:
+    return int(getattr(model.config, "max_position_embeddings", None) or 10**9)
 
 
 def _prompt(inputs: Tensor, labels: Tensor, kind: str) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
@@ -10,6 +11,8 @@ from llmo.errors import LlmoError
 from llmo.tasks.own.files import Record
 
 OwnTask = Literal["causal_lm", "classification", "regression", "tagging", "seq2seq"]
+LARGEST = 1e30
+"""A number to predict is smaller than that, so that its square is a float32's."""
 OWN_TASKS: tuple[OwnTask, ...] = get_args(OwnTask)
 
 
@@ -136,9 +139,10 @@ def _number(value: Any) -> float | None:
     if isinstance(value, bool):
         return None
     try:
-        return float(value) if isinstance(value, int | float | str) else None
-    except ValueError:
+        number = float(value) if isinstance(value, int | float | str) else math.nan
+    except (ValueError, OverflowError):
         return None
+    return number if abs(number) < LARGEST else None
 
 
 def _kind(value: Any) -> str:

@@ -123,11 +123,30 @@ def _from_hub(
         nonlocal columns
         if split not in found:
             return []
-        records = [Record(dict(row), f"{name} {split} row {number + 1}") for number, row in enumerate(found[split])]
+        names = {column: _class_names(feature) for column, feature in found[split].features.items()}
+        records = [
+            Record(
+                {column: _named(value, names[column]) for column, value in row.items()},
+                f"{name} {split} row {number + 1}",
+            )
+            for number, row in enumerate(found[split])
+        ]
         columns = columns or _columns(task, records[0], asked, reading)
         return values_of(records, columns)
 
     return [read("train")], read("validation"), read("test")
+
+
+def _class_names(feature: Any) -> list[str] | None:
+    """Names of a column of classes, or of lists of them."""
+    names: list[str] | None = getattr(getattr(feature, "feature", feature), "names", None)
+    return names
+
+
+def _named(value: Any, names: list[str] | None) -> Any:
+    if names is None or value is None:
+        return value
+    return [names[one] for one in value] if isinstance(value, list) else names[value]
 
 
 def _complete(
@@ -144,6 +163,13 @@ def _complete(
         if len(training[0]) <= LEAST_EXAMPLES:
             raise LlmoError("number of examples", f"{len(training[0])} in {data}", f"more than {LEAST_EXAMPLES}")
         kept, *parts = cut(training[0], len(missing), seed)
+        if role := {"label", "tags"} & set(reading.roles):
+            # What is rare is learned: a label that nobody has seen cannot be scored.
+            known = set(labels_of(kept, *role))
+            for part in parts:
+                rare = [value for value in part if not set(labels_of([value], *role)) <= known]
+                kept += rare
+                part[:] = [value for value in part if value not in rare]
         training = [kept, *training[1:]]
         cut_off = dict(zip(missing, parts, strict=True))
         validation, test = validation or cut_off["validation"], test or cut_off["test"]
@@ -171,6 +197,8 @@ def _check(
     if task in ("classification", "tagging"):
         role = "label" if task == "classification" else "tags"
         known = set(labels_of([value for source in training for value in source], role))
+        if len(known) < 2:
+            raise LlmoError(f"labels in {data}", ", ".join(known), "at least two different ones")
         for name, part in (("validation", validation), ("test", test)):
             if unseen := sorted(set(labels_of(part, role)) - known):
                 allowed = f"labels that training examples have, such as {', '.join(sorted(known)[:5])}"

@@ -49,25 +49,28 @@ class Encoded:
     notes: tuple[str, ...]
 
 
-def encode(data: OwnData, tokenizer: PreTrainedTokenizerFast, context: int, encoder_decoder: bool) -> Encoded:
+def encode(data: OwnData, tokenizer: PreTrainedTokenizerFast, config: Any, context: int) -> Encoded:
     """Encode a user's data.
 
     Args:
         data: The examples.
         tokenizer: Of the model.
+        config: Of the model. Where it has classes or tags of the same names, their order is kept.
         context: Most tokens that the model can take.
-        encoder_decoder: Whether the model is one; matters for sequence to sequence only.
 
     Raises:
         LlmoError: The tokenizer cannot do what the data need, or there is too little text.
     """
     if data.task == "causal_lm" and data.roles == ("text",):
         return _running_text(data, tokenizer, context)
-    if data.task == "seq2seq" and encoder_decoder:
-        return _pairs_of_sequences(data, tokenizer, context)
+    if data.task == "seq2seq" and getattr(config, "is_encoder_decoder", False):
+        return _pairs_of_sequences(data, tokenizer, decoder_start(config, tokenizer), context)
     names: tuple[str, ...] = ()
     if data.task in ("classification", "tagging"):
-        names = tuple(sorted(set(labels_of(_all(data), "label" if data.task == "classification" else "tags"))))
+        found = set(labels_of(_all(data), "label" if data.task == "classification" else "tags"))
+        known = tuple(name for _, name in sorted((getattr(config, "id2label", None) or {}).items()))
+        numbers = all(name.isdecimal() for name in found)
+        names = known if set(known) == found else tuple(sorted(found, key=int if numbers else str))
     index = {name: place for place, name in enumerate(names)}
     encoders: dict[str, Callable[[Values], Pair]] = {
         "classification": lambda value: (_text(tokenizer, value["text"]), [index[str(value["label"])]]),
@@ -76,6 +79,12 @@ def encode(data: OwnData, tokenizer: PreTrainedTokenizerFast, context: int, enco
     }
     one = encoders[data.task] if data.task in encoders else _completer(data, tokenizer)
     return _labelled(data, one, names, context)
+
+
+def decoder_start(config: Any, tokenizer: Any) -> int:
+    """The token that a decoder begins with."""
+    start = getattr(config, "decoder_start_token_id", None)
+    return int(start if start is not None else tokenizer.pad_token_id or 0)
 
 
 def _all(data: OwnData) -> list[Values]:
@@ -110,10 +119,7 @@ def _completer(data: OwnData, tokenizer: Any) -> Callable[[Values], Pair]:
 
     def parts(value: Values) -> tuple[list[int], list[int]]:
         if "messages" in value:
-            turns = value["messages"]
-            prompt = tokenizer.apply_chat_template(turns[:-1], add_generation_prompt=True, return_dict=False)
-            whole = tokenizer.apply_chat_template(turns, return_dict=False)
-            return whole[: len(prompt)], whole[len(prompt) :]
+            return _chat(tokenizer, value["messages"])
         first, second = ("source", "target") if data.task == "seq2seq" else ("prompt", "completion")
         prompt = _text(tokenizer, value[first] if value[first][-1:].isspace() else value[first] + "\n")
         return prompt, tokenizer(value[second], add_special_tokens=False, verbose=False)["input_ids"] + end
@@ -127,6 +133,21 @@ def _completer(data: OwnData, tokenizer: Any) -> Callable[[Values], Pair]:
         return ids[:-1], [*([IGNORED] * (len(prompt) - 1)), *answer]
 
     return one
+
+
+def _chat(tokenizer: Any, turns: Sequence[Any]) -> tuple[list[int], list[int]]:
+    """A chat up to its last turn, and that turn."""
+    try:
+        prompt = tokenizer.apply_chat_template(turns[:-1], add_generation_prompt=True, return_dict=False)
+        whole = tokenizer.apply_chat_template(turns, return_dict=False)
+    except Exception as error:
+        # A template raises what its author wished.
+        told = " ".join(str(error).split())[:200]
+        raise LlmoError("messages", str(turns)[:80], f"a chat that the tokenizer's template takes ({told})") from error
+    same = 0
+    while same < min(len(prompt), len(whole) - 1) and prompt[same] == whole[same]:
+        same += 1
+    return whole[:same], whole[same:]
 
 
 def _labelled(data: OwnData, one: Callable[[Values], Pair], names: tuple[str, ...], context: int) -> Encoded:
@@ -154,9 +175,8 @@ def _labelled(data: OwnData, one: Callable[[Values], Pair], names: tuple[str, ..
     return Encoded(task, names, notes)
 
 
-def _pairs_of_sequences(data: OwnData, tokenizer: Any, context: int) -> Encoded:
+def _pairs_of_sequences(data: OwnData, tokenizer: Any, start: int, context: int) -> Encoded:
     """Encoder's ids, then the decoder's: what it has said so far, from its starting token on."""
-    start = tokenizer.pad_token_id or 0
     end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
 
     def one(value: Values) -> tuple[list[int], list[int]]:
@@ -184,7 +204,8 @@ def _pairs_of_sequences(data: OwnData, tokenizer: Any, context: int) -> Encoded:
 
 def _running_text(data: OwnData, tokenizer: Any, context: int) -> Encoded:
     end = [tokenizer.eos_token_id] if tokenizer.eos_token_id is not None else []
-    joint = end if any(len(value["text"]) and not value["text"].endswith("\n") for value in data.training[0]) else []
+    # Records of a table end; the lines of a text file go on, but for the last of a file.
+    joint = end if any(not value["text"].endswith("\n") for value in data.training[0][:-1]) else []
 
     def ids(values: Sequence[Values]) -> np.ndarray[Any, np.dtype[np.int32]]:
         texts = tokenizer([value["text"] for value in values], add_special_tokens=False, verbose=False)["input_ids"]

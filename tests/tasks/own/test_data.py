@@ -91,12 +91,17 @@ def test_several_training_files_are_sources(tmp_path: Path) -> None:
 def test_columns_are_guessed_or_named(
     tmp_path: Path, task: Any, row: dict[str, Any], asked: dict[str, str], roles: dict[str, str]
 ) -> None:
-    (tmp_path / "train.jsonl").write_text(lines([row] * 30))
+    # Two different labels, where there are labels.
+    other = {
+        name: f"{value} too" if isinstance(value, str) else [1] if value == [0] else value
+        for name, value in row.items()
+    }
+    (tmp_path / "train.jsonl").write_text(lines(15 * [row, other]))
     found = load_data(str(tmp_path), task, asked)
     (column,) = {frozenset(value) for value in found.training[0]}
     if task != "regression":
         assert column == set(roles)
-        assert found.training[0][0] == {role: row[name] for role, name in roles.items()}
+        assert {role: row[name] for role, name in roles.items()} in found.training[0]
     guess = ", ".join(f"{role} is column '{name}'" for role, name in roles.items())
     assert (f"guessed: {guess}".replace("score is", "label is") in found.notes) is not bool(asked)
 

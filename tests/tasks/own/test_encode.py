@@ -1,5 +1,6 @@
 """A user's examples as rows of ids and labels: what a model would be asked to predict, and nothing else."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from llmo.tasks.own.data import OwnData, Values
 from llmo.tasks.own.encode import encode
 from llmo.tasks.regression import Regression
 
+PLAIN = SimpleNamespace(is_encoder_decoder=False, id2label={})
 WORDS = ["[PAD]", "[CLS]", "[SEP]", "<eos>", *"abcdefghij", "##x", "one", "two", "three", "\n"]
 
 
@@ -36,7 +38,7 @@ def data(task: Any, *values: Values, roles: tuple[str, ...] = ()) -> OwnData:
 
 def test_classes_are_in_alphabetical_order_behind_padded_texts(tokenizer: Any) -> None:
     found = encode(
-        data("classification", {"text": "a b c", "label": "no"}, {"text": "d", "label": "maybe"}), tokenizer, 64, False
+        data("classification", {"text": "a b c", "label": "no"}, {"text": "d", "label": "maybe"}), tokenizer, PLAIN, 64
     )
     assert found.labels == ("maybe", "no")
     rows = found.task.validation
@@ -48,25 +50,33 @@ def test_classes_are_in_alphabetical_order_behind_padded_texts(tokenizer: Any) -
     assert found.task.sizes == (8, 8, 8)
 
 
+def test_a_model_that_knows_the_classes_keeps_their_order(tokenizer: Any) -> None:
+    values = [{"text": "a", "label": label} for label in ("no", "maybe")]
+    knows = SimpleNamespace(id2label={0: "no", 1: "maybe"})
+    assert encode(data("classification", *values), tokenizer, knows, 64).labels == ("no", "maybe")
+    numbers = [{"text": "a", "label": label} for label in (10, 9, 1)]
+    assert encode(data("classification", *numbers), tokenizer, PLAIN, 64).labels == ("1", "9", "10")
+
+
 def test_numbers_are_labels_of_a_regression(tokenizer: Any) -> None:
-    found = encode(data("regression", {"text": "a", "label": 1.5}, {"text": "b", "label": -2.0}), tokenizer, 64, False)
+    found = encode(data("regression", {"text": "a", "label": 1.5}, {"text": "b", "label": -2.0}), tokenizer, PLAIN, 64)
     assert isinstance(found.task, Regression)
     assert found.task.test.labels.tolist() == [[1.5], [-2.0]]
 
 
 def test_the_first_piece_of_a_word_has_its_tag(tokenizer: Any) -> None:
     value = {"tokens": ["ax", "b"], "tags": ["B-x", "O"]}
-    found = encode(data("tagging", value, value), tokenizer, 64, False)
+    found = encode(data("tagging", value, value), tokenizer, PLAIN, 64)
     assert found.labels == ("B-x", "O")
     assert found.task.validation.inputs[0].tolist() == ids("[CLS]", "a", "##x", "b", "[SEP]") + 3 * [PADDING]
     assert found.task.validation.labels[0].tolist() == [IGNORED, 0, IGNORED, 1, IGNORED, *(3 * [IGNORED])]
     with pytest.raises(LlmoError, match="1 and 2 at 'a'"):
-        encode(data("tagging", {"tokens": ["a"], "tags": ["O", "O"]}), tokenizer, 64, False)
+        encode(data("tagging", {"tokens": ["a"], "tags": ["O", "O"]}), tokenizer, PLAIN, 64)
 
 
 def test_only_a_completion_has_labels(tokenizer: Any) -> None:
     value = {"prompt": "a b \n", "completion": "c d"}
-    task = encode(data("causal_lm", value, value), tokenizer, 64, False).task
+    task = encode(data("causal_lm", value, value), tokenizer, PLAIN, 64).task
     whole = ids("[CLS]", "a", "b", "\n", "[SEP]", "c", "d", "<eos>")
     assert task.validation.inputs[0].tolist() == [*whole[:-1], 0]
     assert task.validation.labels[0].tolist() == [*(4 * [IGNORED]), *whole[5:], IGNORED]
@@ -80,17 +90,19 @@ def test_only_the_last_turn_of_a_chat_has_labels(tokenizer: Any) -> None:
         "{% for m in messages %}{{ 'one ' if m.role == 'user' else 'two ' }}{{ m.content }} three {% endfor %}"
         "{% if add_generation_prompt %}two {% endif %}"
     )
-    task = encode(data("causal_lm", value, value), tokenizer, 64, False).task
+    task = encode(data("causal_lm", value, value), tokenizer, PLAIN, 64).task
     labels = [label for label in task.validation.labels[0].tolist() if label != IGNORED]
     assert labels[:3] == ids("d", "e", "three")
     tokenizer.chat_template = None
     with pytest.raises(LlmoError, match="without a chat template"):
-        encode(data("causal_lm", value, value), tokenizer, 64, False)
+        encode(data("causal_lm", value, value), tokenizer, PLAIN, 64)
 
 
 def test_an_encoder_reads_and_a_decoder_says_the_target(tokenizer: Any) -> None:
     long, short = {"source": "a b c d e f", "target": "g h"}, {"source": "a", "target": "i"}
-    task = encode(data("seq2seq", long, short), tokenizer, 64, True).task
+    task = encode(
+        data("seq2seq", long, short), tokenizer, SimpleNamespace(is_encoder_decoder=True, decoder_start_token_id=0), 64
+    ).task
     assert (task.tokens, task.positions) == (16, 8)
     assert task.test.inputs[0].tolist() == [*ids("[CLS]", *"abcdef", "[SEP]"), *ids("[PAD]", "g", "h"), *(5 * [0])]
     assert task.test.labels[0].tolist() == [*ids("g", "h", "<eos>"), *(5 * [IGNORED])]
@@ -105,7 +117,7 @@ def test_an_encoder_reads_and_a_decoder_says_the_target(tokenizer: Any) -> None:
 def test_running_text_is_one_row_of_windows(tokenizer: Any) -> None:
     text = " ".join("abcdefghij" * 10) + " "
     found = encode(
-        data("causal_lm", {"text": text + "\n"}, {"text": text + "\n"}, roles=("text",)), tokenizer, 16, False
+        data("causal_lm", {"text": text + "\n"}, {"text": text + "\n"}, roles=("text",)), tokenizer, PLAIN, 16
     )
     assert isinstance(found.task, CausalLM) and found.task.tokens == 16
     row = np.array([*ids(*("abcdefghij" * 10), "\n")] * 2)
@@ -116,12 +128,12 @@ def test_running_text_is_one_row_of_windows(tokenizer: Any) -> None:
 
 def test_long_examples_are_cut_aloud(tokenizer: Any) -> None:
     short, long = {"text": "a", "label": "x"}, {"text": " ".join(40 * "a"), "label": "y"}
-    found = encode(data("classification", *(200 * [short]), long), tokenizer, 64, False)
+    found = encode(data("classification", *(200 * [short]), long), tokenizer, PLAIN, 64)
     assert found.task.tokens == 8
     assert found.notes == ("1 of 201 training examples are cut to 8 tokens",)
     assert (
         len(found.task.validation.inputs) == 201
-        and len(encode(data("classification", *(300 * [short]), long), tokenizer, 64, False).task.validation.inputs)
+        and len(encode(data("classification", *(300 * [short]), long), tokenizer, PLAIN, 64).task.validation.inputs)
         == 256
     )
 
@@ -129,4 +141,4 @@ def test_long_examples_are_cut_aloud(tokenizer: Any) -> None:
 def test_too_little_text_is_refused(tokenizer: Any) -> None:
     value = {"text": "a b c\n"}
     with pytest.raises(LlmoError, match="training text '6 tokens'.*more than 16"):
-        encode(data("causal_lm", value, value, roles=("text",)), tokenizer, 16, False)
+        encode(data("causal_lm", value, value, roles=("text",)), tokenizer, PLAIN, 16)
