@@ -6,6 +6,7 @@ import re
 import time
 from dataclasses import dataclass, replace
 
+from llmo.engine.memory import out_of_memory
 from llmo.engine.run import Run
 from llmo.engine.single import SingleSettings
 from llmo.errors import LlmoError
@@ -106,6 +107,12 @@ def _probe(own: OwnProblem, single: SingleSettings, device: str) -> Probe:
     run = Run(own.model, 1, "single", bool(own.rank), device, single)
     problem = replace(spec.build(spec.draw("test", 0, 1.0)), interval=1, budget=1e30)
     run.load(0, problem)
+    try:
+        run.evaluate([0])
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise LlmoError("memory", " ".join(str(error).split())[:200], "a smaller batch or shorter sequences") from error
     run.train([0])
     started, steps = time.perf_counter(), 0
     while steps < PROBE_STEPS or time.perf_counter() - started < PROBE_SECONDS:

@@ -62,7 +62,7 @@ class Columns:
     Attributes:
         roles: What the task needs, in order.
         names: Column by name of the role.
-        guessed: Whether nobody has named them.
+        guessed: Whether nobody has named all of them.
     """
 
     roles: tuple[Role, ...]
@@ -95,7 +95,7 @@ def find_columns(task: OwnTask, record: Record, asked: Mapping[str, str]) -> Col
         if set(asked) <= {role.name for role in roles}:
             found = _fitting(roles, record, asked)
             if found is not None:
-                return Columns(roles, found, guessed=not asked)
+                return Columns(roles, found, guessed=set(asked) != set(found))
     wanted = " or ".join(" and ".join(f"{role.name} ({role.of})" for role in roles) for roles in layouts)
     told = ", ".join(f"{name} ({_kind(value)})" for name, value in record.values.items())
     raise LlmoError(

@@ -9,7 +9,7 @@ from typing import Any
 
 from llmo.errors import LlmoError
 from llmo.tasks.own.columns import Columns, OwnTask, find_columns, values_of
-from llmo.tasks.own.files import TEXT, Record, read_records, read_text
+from llmo.tasks.own.files import TABLES, TEXT, Record, read_records, read_text
 from llmo.tasks.own.splits import Files, blocks, cut, find_files
 
 LEAST_EXAMPLES = 2
@@ -58,7 +58,7 @@ def load_data(data: str, task: OwnTask, columns: Mapping[str, str] | None = None
         LlmoError: Something is wrong with a file, with its place; or there are too few examples, or nothing fits.
     """
     path, reading = Path(data), _Reading()
-    if path.exists() or path.suffix or not _hub_name(data):
+    if path.exists() or path.suffix in (*TEXT, *TABLES) or not _hub_name(data):
         training, validation, test = _from_files(find_files(path), task, columns or {}, reading)
     else:
         training, validation, test = _from_hub(data, task, columns or {}, reading)
