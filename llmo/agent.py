@@ -71,7 +71,6 @@ class Agent(ABC):
         grid: Values of each parameter that `tune` tries, by name.
         trials: How many settings of all of them together it lets Optuna draw; 0 to climb along one after another.
         tuned_as: Name of the agent whose tuned values it has; empty for its own.
-        own_optimizer: Whether it brings the optimizer that trains its runs.
         space: Set by `bind`.
         seeds: Set by `reset`, one a run.
     """
@@ -84,7 +83,6 @@ class Agent(ABC):
     grid: dict[str, tuple[Any, ...]] = {}
     trials: int = 0
     tuned_as: str = ""
-    own_optimizer: bool = False
     search_flops: list[float]
     space: Space
 
@@ -165,7 +163,6 @@ class OptimizerAgent(KeepingAgent):
     """
 
     package: str
-    own_optimizer = True
 
     def bind(self, space: Space) -> None:
         """See `Agent.bind`.

@@ -12,7 +12,7 @@ One row of ids and one number of positions say it all, so that executors need to
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel
 
 Kind = Literal["causal_lm", "classification", "tagging", "seq2seq"]
-KINDS: tuple[Kind, ...] = get_args(Kind)
 PADDING = -1
 """Token id of a place that holds nothing, in the rows of ids that a model is given."""
 IGNORED = -100

@@ -6,6 +6,8 @@ The Hugging Face classes are used unmodified, with eager attention: it is what t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -121,6 +123,20 @@ def make_plain(model: nn.Module) -> None:
             module.padding_idx = None
 
 
+@contextmanager
+def no_progress_bar() -> Iterator[None]:
+    """Around what transformers loads or saves, for which it shows a bar of its own."""
+    from transformers.utils import logging
+
+    bars = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if bars:
+            logging.enable_progress_bar()
+
+
 @lru_cache(maxsize=64)
 def load_pretrained(name: str) -> PreTrainedModel:
     """A model shipped with the package, in float32, in evaluation mode; shared, so do not change it.
@@ -132,14 +148,11 @@ def load_pretrained(name: str) -> PreTrainedModel:
         LlmoError: There is no such folder.
     """
     from transformers import AutoModelForCausalLM
-    from transformers.utils import logging
 
     names = sorted(path.name for path in PRETRAINED.iterdir() if (path / "config.json").is_file())
     if name not in names:
         raise LlmoError("pre-trained model", name, names)
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
+    with no_progress_bar():
         model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(
             PRETRAINED / name,
             dtype=torch.float32,
@@ -148,7 +161,4 @@ def load_pretrained(name: str) -> PreTrainedModel:
             trust_remote_code=False,
             use_safetensors=True,
         )
-    finally:
-        if bars:
-            logging.enable_progress_bar()
     return model.eval()

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from llmo.engine.models import ModelShape, model_config
+from llmo.engine.models import ModelShape, model_config, no_progress_bar
 from llmo.errors import LlmoError
 from llmo.hyperparameters import Start
 from llmo.kinds import Kind, auto_class
@@ -190,15 +190,14 @@ def _load(load: Any, name: str) -> Any:
     """Load something of transformers, which raises whatever its parts raise."""
     from transformers.utils import logging
 
-    level, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    level = logging.get_verbosity()
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    given = {"attn_implementation": "eager", "trust_remote_code": False, "use_safetensors": True}
     try:
-        return load(dtype=torch.float32, attn_implementation="eager", trust_remote_code=False, use_safetensors=True)
+        with no_progress_bar():
+            return load(dtype=torch.float32, **given)
     except Exception as error:
         told = " ".join(str(error).split())[:200]
         raise LlmoError("model", name, f"one that transformers can load ({type(error).__name__}: {told})") from error
     finally:
         logging.set_verbosity(level)
-        if bars:
-            logging.enable_progress_bar()

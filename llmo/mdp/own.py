@@ -98,6 +98,12 @@ def own_cost(own: OwnProblem) -> Cost:
     return sequence_cost(own.model.config, task.tokens, own.rank, (), kind_of(own.model), task.positions)
 
 
+def own_default_rate(own: OwnProblem) -> float:
+    """The rate that training starts from."""
+    parameters = sum(parameter.numel() for parameter in own.model.parameters())
+    return default_learning_rate(parameters, own.start, "lora" if own.rank else "full")
+
+
 def own_spec(own: OwnProblem) -> EnvSpec:
     """The environment of a user's model and data."""
     validation, cost = len(own.task.validation.inputs), own_cost(own)
@@ -145,8 +151,7 @@ def own_spec(own: OwnProblem) -> EnvSpec:
 
 
 def _builder(own: OwnProblem) -> Callable[[Instance], Problem]:
-    parameters = sum(parameter.numel() for parameter in own.model.parameters())
-    default = default_learning_rate(parameters, own.start, "lora" if own.rank else "full")
+    default = own_default_rate(own)
 
     def build(instance: Instance) -> Problem:
         return Problem(

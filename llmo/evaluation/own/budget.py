@@ -53,7 +53,6 @@ class Probe:
     """What training a model costs here.
 
     Attributes:
-        batch: Sequences in an optimizer step.
         accumulation: In how many micro-batches memory holds them.
         step_seconds: Of an optimizer step.
         flops_per_second: FLOPs of a step over its time.
@@ -61,7 +60,6 @@ class Probe:
         look_flops: FLOPs of a validation pass.
     """
 
-    batch: int
     accumulation: int
     step_seconds: float
     flops_per_second: float
@@ -120,7 +118,7 @@ def _probe(own: OwnProblem, single: SingleSettings, device: str) -> Probe:
         steps += 1
     seconds = (time.perf_counter() - started) / steps
     step = own.batch * cost.train
-    return Probe(own.batch, single.accumulation, seconds, step / seconds, epoch_sequences(own) * cost.train, look)
+    return Probe(single.accumulation, seconds, step / seconds, epoch_sequences(own) * cost.train, look)
 
 
 def epoch_sequences(own: OwnProblem) -> float:

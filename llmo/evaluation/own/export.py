@@ -12,6 +12,7 @@ from torch import Tensor
 
 from llmo.engine.adapters import merge
 from llmo.engine.layout import FactorLayout, Layout
+from llmo.engine.models import no_progress_bar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
@@ -43,17 +44,10 @@ def improved_model(model: PreTrainedModel, delivered: Tensor, rank: int) -> PreT
 
 def save_model(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
     """Write a model and its tokenizer as a whole or not at all."""
-    from transformers.utils import logging
-
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
-    bars = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
+    with no_progress_bar():
         model.save_pretrained(temporary)
-    finally:
-        if bars:
-            logging.enable_progress_bar()
     tokenizer.save_pretrained(temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)

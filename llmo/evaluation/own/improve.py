@@ -21,8 +21,7 @@ from llmo.evaluation.own.export import improved_model, save_model
 from llmo.evaluation.own.scoring import Score, score_model
 from llmo.evaluation.own.session import Session
 from llmo.evaluation.result import Decision
-from llmo.hyperparameters import default_learning_rate
-from llmo.mdp.own import OwnProblem, own_cost, own_spec
+from llmo.mdp.own import OwnProblem, own_cost, own_default_rate, own_spec
 from llmo.run_dir import RunDir, write_text_atomic
 from llmo.tasks.own.columns import OwnTask
 
@@ -87,8 +86,7 @@ class Improvement:
 
 def rivals(own: OwnProblem) -> dict[str, Agent]:
     """The recipes that people use: linear decay from llmo's default rate, and from that of `transformers.Trainer`."""
-    parameters = sum(parameter.numel() for parameter in own.model.parameters())
-    usual = HF_RATE / default_learning_rate(parameters, own.start, "lora" if own.rank else "full")
+    usual = HF_RATE / own_default_rate(own)
     return {
         "linear decay from llmo's default rate": catalog.make_agent("linear", scratch=1.0, pretrained=1.0, warmup=0.0),
         "defaults of transformers": catalog.make_agent("linear", scratch=usual, pretrained=usual, warmup=0.0),
@@ -175,7 +173,7 @@ def _planned(order: Order, run: RunDir, say: Callable[[str], None]) -> Order:
         known = {"flops": found.flops(order.budget), "accumulation": found.accumulation}
         parts = f", in {found.accumulation} parts as memory is short" if found.accumulation > 1 else ""
         say(
-            f"probe: {1000 * found.step_seconds:.1f} ms for a step of {found.batch} sequences{parts}, "
+            f"probe: {1000 * found.step_seconds:.1f} ms for a step of {order.own.batch} sequences{parts}, "
             f"{found.flops_per_second / 1e9:.1f} GFLOP/s; the budget is {known['flops']:.3g} FLOPs, about "
             f"{known['flops'] / found.flops_per_second / 60:.1f} minutes"
         )

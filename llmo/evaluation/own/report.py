@@ -26,7 +26,7 @@ def write_report(result: Improvement, folder: Path, title: str, origin: Mapping[
         title: Of the page.
         origin: Facts about where it comes from, by name.
     """
-    plot_decisions(result.decisions, result.before, folder / CURVES)
+    plot_decisions(result.decisions, folder / CURVES)
     first, last = result.decisions[0], result.decisions[-1]
     turned = [decision for decision in result.decisions if decision.action != "keep"]
     parts = [
@@ -88,7 +88,7 @@ def _number(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else "–"
 
 
-def plot_decisions(decisions: Sequence[Decision], before: object, path: Path) -> None:
+def plot_decisions(decisions: Sequence[Decision], path: Path) -> None:
     """Losses, rate and actions over the share of the budget."""
     figure = new_figure(10.5, 7.0)
     losses, rates, names = figure.subplots(3, 1, sharex=True, height_ratios=(3.0, 1.6, 1.6))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llmo.agent import Agent
+from llmo.agent import Agent, OptimizerAgent
 from llmo.diagnostics.causes import diagnose
 from llmo.engine.single import SingleSettings
 from llmo.errors import LlmoError
@@ -58,7 +58,7 @@ class Session:
         single: SingleSettings | None = None,
         saved_every: float = SAVED_EVERY,
     ) -> None:
-        if agent.members > 1 or agent.search or agent.own_optimizer:
+        if agent.members > 1 or agent.search or isinstance(agent, OptimizerAgent):
             raise LlmoError("agent", type(agent).__name__, "one that trains a single run, such as ppo or cosine")
         self.population = Population(spec, executor="single", device=device, single=single)
         self._agent, self._run, self._every = agent, run, saved_every
