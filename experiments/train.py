@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 from contextlib import closing
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -155,10 +156,19 @@ def _learn(learner: LearningAgent, run: RunDir, settings: Settings, workers: Wor
 
 def _demonstrated(settings: Settings, workers: Workers) -> Demonstrations:
     """What the teacher does and reaches on the train instances that are learned on."""
+    return _demonstrated_once(
+        settings.env, settings.teacher, settings.demonstrations, workers, settings.replicas, settings.executor
+    )
+
+
+@lru_cache(maxsize=1)
+def _demonstrated_once(
+    env: str, teacher: str, count: int, workers: Workers, replicas: int, executor: str
+) -> Demonstrations:
+    """The same, only once for trainings that follow each other."""
     from llmo.evaluation.demonstrations import demonstrate
 
-    indices = range(settings.demonstrations)
-    return demonstrate(settings.env, settings.teacher, indices, workers, settings.replicas, settings.executor)
+    return demonstrate(env, teacher, range(count), workers, replicas, executor)
 
 
 def _known(file: Path) -> dict[int, Curve]:
