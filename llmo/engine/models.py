@@ -19,12 +19,12 @@ from torch import nn
 from llmo.errors import LlmoError
 
 if TYPE_CHECKING:
-    from transformers import GPT2Config, LlamaConfig, PreTrainedModel
+    from transformers import GPT2Config, LlamaConfig, PreTrainedModel, T5Config
 
 PRETRAINED = Path(__file__).parents[1] / "tasks" / "pretrained"
 VOCABULARY = 512
 
-Family = Literal["llama", "gpt2"]
+Family = Literal["llama", "gpt2", "t5"]
 
 
 @dataclass(frozen=True, order=True)
@@ -34,7 +34,7 @@ class ModelShape:
     Attributes:
         width: Hidden size; a multiple of 4 (two heads of an even size, as rotary positions need).
         depth: Number of decoder blocks, at least 1.
-        family: ``llama`` or ``gpt2``.
+        family: ``llama``, ``gpt2``, or ``t5``, which has as many blocks in its encoder as in its decoder.
     """
 
     width: int
@@ -87,9 +87,33 @@ def gpt2_config(shape: ModelShape) -> GPT2Config:
     )
 
 
-def model_config(shape: ModelShape) -> LlamaConfig | GPT2Config:
+def t5_config(shape: ModelShape) -> T5Config:
+    """The configuration of the T5 of one shape: two heads, no dropout of its own, tied embeddings."""
+    from transformers import T5Config
+
+    return T5Config(
+        vocab_size=VOCABULARY,
+        d_model=shape.width,
+        d_kv=shape.width // 2,
+        d_ff=8 * round(shape.width / 3),
+        num_layers=shape.depth,
+        num_heads=2,
+        dropout_rate=0.0,
+        feed_forward_proj="gated-silu",
+        eos_token_id=None,
+        pad_token_id=None,
+        attn_implementation="eager",  # type: ignore[call-arg]
+    )
+
+
+def model_config(shape: ModelShape) -> LlamaConfig | GPT2Config | T5Config:
     """The configuration of the model of one shape."""
-    return llama_config(shape) if shape.family == "llama" else gpt2_config(shape)
+    match shape.family:
+        case "llama":
+            return llama_config(shape)
+        case "gpt2":
+            return gpt2_config(shape)
+    return t5_config(shape)
 
 
 def build_model(shape: ModelShape, seed: int) -> PreTrainedModel:

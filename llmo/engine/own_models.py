@@ -152,17 +152,27 @@ def own_kind(task: OwnTask, encoder_decoder: bool) -> Kind:
 
 
 def _fresh(name: str, shape: ModelShape, task: OwnTask) -> OwnModel:
-    from transformers import PreTrainedTokenizerFast
-
     if shape.width % 4 or not shape.width or not shape.depth:
         raise LlmoError("model", name, "a width that is a multiple of 4, and at least one block")
+    return fresh_model(name, model_config(shape), task)
+
+
+def fresh_model(name: str, config: Any, task: OwnTask) -> OwnModel:
+    """A model that does not exist yet, with the package's tokenizer.
+
+    Args:
+        name: What it is called.
+        config: Its configuration, for the package's vocabulary; is completed.
+        task: What it is to learn.
+    """
+    from transformers import PreTrainedTokenizerFast
+
     inner = load_tokenizer()
     (pad,), (end,) = inner.encode(PAD).tokens, inner.encode(END).tokens
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, pad_token=pad, eos_token=end)
-    config = model_config(shape)
     config.max_position_embeddings = CONTEXT
     config.pad_token_id, config.eos_token_id = tokenizer.pad_token_id, tokenizer.eos_token_id
-    return OwnModel(name, config, tokenizer, "scratch", own_kind(task, False))
+    return OwnModel(name, config, tokenizer, "scratch", own_kind(task, bool(config.is_encoder_decoder)))
 
 
 def _check_folder(folder: Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import numbers
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -197,7 +198,7 @@ def _draw(
     damage = float(rng.choice(DAMAGES, p=[0.2, 0.4, 0.4])) if start == "pretrained" else 0.0
     base = str(rng.choice(others(domain))) if damage else FARTHEST.get(domain, "code")
     teacher = draw_teacher(rng, domain)
-    shape, steps, interval = _draw_size(rng, sizes)
+    shape, steps, interval = draw_size(rng, sizes, model_cost)
     return Instance(
         part=part,
         index=int(index),
@@ -220,15 +221,23 @@ def _draw(
     )
 
 
-def _draw_size(rng: np.random.Generator, sizes: Sizes) -> tuple[ModelShape, int, int]:
-    """Model shape, environment steps, optimizer steps in each: for a budget drawn log-uniformly."""
+def draw_size(
+    rng: np.random.Generator, sizes: Sizes, cost: Callable[[ModelShape], Cost]
+) -> tuple[ModelShape, int, int]:
+    """Model shape, environment steps, optimizer steps in each: for a budget drawn log-uniformly.
+
+    Args:
+        rng: Random numbers.
+        sizes: Between which budgets.
+        cost: Of a shape's sequence.
+    """
     small, large = sizes.small, sizes.large
     factor = sizes.least * (sizes.most / sizes.least) ** rng.random()
-    least = {shape: plain_cost(model_cost(shape), LEAST_INTERVAL) for shape in (small, large)}
+    least = {shape: plain_cost(cost(shape), LEAST_INTERVAL) for shape in (small, large)}
     affordable = least[large] / least[small]
     big = factor >= affordable and (factor >= SMALL_UNTIL or rng.random() < 0.5)
     shape = large if big else small
-    steps, interval = draw_steps(rng, factor * STEPS[0] * least[small], model_cost(shape))
+    steps, interval = draw_steps(rng, factor * STEPS[0] * least[small], cost(shape))
     return shape, steps, interval
 
 

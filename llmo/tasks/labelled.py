@@ -9,10 +9,12 @@ from torch import Tensor
 
 from llmo.errors import LlmoError
 from llmo.kinds import IGNORED
+from llmo.registry import tasks
 from llmo.tasks.causal_lm import CausalLM
 from llmo.tasks.task import Examples, Task
 
 
+@tasks.register("labelled")
 class Labelled(Task):
     """Examples that are drawn one by one; the loss is the mean over the labels that count, of all of a batch.
 
@@ -22,6 +24,7 @@ class Labelled(Task):
         test: Test examples.
 
     Attributes:
+        sources: Ids [N, T] and labels [N, P] of each material.
         examples: How many each material has.
 
     Raises:
@@ -39,15 +42,15 @@ class Labelled(Task):
             if not (split.labels != IGNORED).any():
                 raise LlmoError(f"labels of the {name} split", "none", "at least one")
         self.validation, self.test = validation, test
-        self._sources = [(source.inputs.numpy(), source.labels.numpy()) for source in sources]
+        self.sources = [(source.inputs.numpy(), source.labels.numpy()) for source in sources]
         self.sizes = tuple(int((source.inputs >= 0).sum()) for source in sources)
         self.examples = tuple(len(source.inputs) for source in sources)
 
     def draw(self, material: NDArray[np.int64], u: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """See `Task.draw`: any example, all alike."""
         inputs = np.empty((len(material), self.tokens), np.int64)
-        labels = np.empty((len(material), self.positions), self._sources[0][1].dtype)
-        for index, (ids, targets) in enumerate(self._sources):
+        labels = np.empty((len(material), self.positions), self.sources[0][1].dtype)
+        for index, (ids, targets) in enumerate(self.sources):
             (places,) = np.nonzero(material == index)
             chosen = (u[places] * len(ids)).astype(np.int64)
             inputs[places], labels[places] = ids[chosen], targets[chosen]
