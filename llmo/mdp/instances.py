@@ -97,6 +97,7 @@ class Instance:
         rank: Of the LoRA adapter that is trained on the frozen base; 0 where all weights are trained.
         target_modules: Names of the linear layers that the adapter is on, as PEFT has them; empty for all of them.
         weight_scale: Factor on the weights that leaves what the model computes as it is; see `problem.py`.
+        task: What is learned: ``causal_lm``, or what `llmo/mdp/labelled_instances.py` has.
     """
 
     part: str
@@ -120,6 +121,7 @@ class Instance:
     rank: int = 0
     target_modules: tuple[str, ...] = ()
     weight_scale: float = 1.0
+    task: str = "causal_lm"
 
     @property
     def base_model(self) -> str:

@@ -40,9 +40,11 @@ from llmo.mdp.instances import (
     valid_place,
 )
 from llmo.mdp.materials import Source, draw_sources
+from llmo.mdp.problem import rescaled
 from llmo.mdp.spec import EnvSpec
 from llmo.tasks.labelled import Labelled
 from llmo.tasks.library_examples import ExampleKind, library_examples
+from llmo.tasks.own.columns import OwnTask
 from llmo.tasks.own.data import OwnData
 from llmo.tasks.own.encode import Encoded, encode
 from llmo.tasks.task import Examples
@@ -61,10 +63,9 @@ GARBLED = 0.5
 
 @dataclass(frozen=True)
 class LabelledFamily:
-    """What the environments of one kind of task have in common.
+    """What all instances of one task have in common.
 
     Attributes:
-        env: Registered name of the environment.
         examples: What is learned.
         task: How it is learned.
         roles: What an example has.
@@ -76,9 +77,8 @@ class LabelledFamily:
         stream: Keeps random numbers apart from those of other environments.
     """
 
-    env: str
     examples: ExampleKind
-    task: Any
+    task: OwnTask
     roles: tuple[str, ...]
     domain: str
     bases: tuple[str, ...]
@@ -87,17 +87,64 @@ class LabelledFamily:
     families: tuple[Family, ...]
     stream: int
 
-    def spec(self) -> EnvSpec:
-        """The environment."""
-        draw = partial(draw_labelled_instance, self)
-        return EnvSpec(self.env, MENU, draw, partial(build_labelled_problem, self), model=partial(_template, self))
+
+FAMILIES = {
+    family.task: family
+    for family in (
+        LabelledFamily(
+            examples="topics",
+            task="classification",
+            roles=("text", "label"),
+            domain="docstrings",
+            bases=("prose", "code"),
+            context=32,
+            scale=2,
+            families=("llama",),
+            stream=3,
+        ),
+        LabelledFamily(
+            examples="tags",
+            task="tagging",
+            roles=("tokens", "tags"),
+            domain="code",
+            bases=("prose", "code", "docstrings"),
+            context=40,
+            scale=1,
+            families=("llama",),
+            stream=4,
+        ),
+        LabelledFamily(
+            examples="summaries",
+            task="seq2seq",
+            roles=("source", "target"),
+            domain="docstrings",
+            bases=("prose", "code"),
+            context=64,
+            scale=1,
+            families=("llama", "t5"),
+            stream=5,
+        ),
+    )
+}
+"""By task."""
 
 
-def draw_labelled_instance(family: LabelledFamily, part: str, index: int, budget_scale: float = 1.0) -> Instance:
+def labelled_spec(env: str, task: OwnTask) -> EnvSpec:
+    """The environment of one task.
+
+    Args:
+        env: Its registered name.
+        task: One of `FAMILIES`.
+    """
+    draw = partial(draw_labelled_instance, task)
+    return EnvSpec(env, MENU, draw, build_labelled_problem, model=labelled_template)
+
+
+def draw_labelled_instance(task: OwnTask, part: str, index: int, budget_scale: float = 1.0) -> Instance:
     """The instance at one place of a part.
 
     Args:
-        family: Of which environment.
+        task: One of `FAMILIES`.
         part: ``train``, ``dev`` or ``test``.
         index: From 0; every index is a different problem.
         budget_scale: Multiplies the budget, and nothing else; for measuring speed-up.
@@ -105,6 +152,7 @@ def draw_labelled_instance(family: LabelledFamily, part: str, index: int, budget
     Raises:
         LlmoError: No such part, no such index, or the scale is not positive and finite.
     """
+    family = FAMILIES[task]
     rng = np.random.default_rng([*valid_place(part, index, budget_scale), family.stream])
     sources, changes = draw_sources(rng, family.domain)
     models: Family = family.families[rng.integers(len(family.families))]
@@ -132,12 +180,14 @@ def draw_labelled_instance(family: LabelledFamily, part: str, index: int, budget
         budget=budget_scale * episode_cost(cost(shape), "", steps, interval) * SLACK,
         neutral=draw_dropped(rng, part, ("gradient", "sources")),
         closed=draw_dropped(rng, part, CLOSABLE),
+        task=task,
     )
 
 
-def build_labelled_problem(family: LabelledFamily, instance: Instance) -> Problem:
+def build_labelled_problem(instance: Instance) -> Problem:
     """The problem of an instance; equal instances give equal ones."""
     rng = np.random.default_rng(instance.seed)
+    family = _family(instance)
     own, encoded = _encoded(family, instance.part, instance.shape.family)
     whole = encoded.task
     assert isinstance(whole, Labelled)
@@ -148,7 +198,7 @@ def build_labelled_problem(family: LabelledFamily, instance: Instance) -> Proble
         _held_out(rng, whole.test, group, family.scale * TEST_SEQUENCES),
     )
     model = _model(family, instance, int(rng.integers(2**31)))
-    weights = Layout(model).flatten(model)
+    weights = rescaled(model, Layout(model).flatten(model), instance.weight_scale)
     default = default_learning_rate(len(weights), instance.start, "full")
     return Problem(
         task=task,
@@ -167,7 +217,7 @@ def build_labelled_problem(family: LabelledFamily, instance: Instance) -> Proble
 @lru_cache(maxsize=16)
 def _encoded(family: LabelledFamily, part: str, models: Family) -> tuple[OwnModel, Encoded]:
     """All examples of a part as ids and labels, for models of one family, and such a model."""
-    own = fresh_model(family.env, model_config(ModelShape(8, 1, models)), family.task)
+    own = fresh_model(family.task, model_config(ModelShape(8, 1, models)), family.task)
     splits = [library_examples(family.examples, part, split) for split in ("training", "validation", "test")]
     data = OwnData(family.task, (splits[0],), splits[1], splits[2], family.roles, ())
     return own, encode(data, own.tokenizer, own.config, family.context)
@@ -177,21 +227,25 @@ def _encoded(family: LabelledFamily, part: str, models: Family) -> tuple[OwnMode
 def _cost(family: LabelledFamily, part: str, shape: ModelShape) -> Cost:
     """FLOPs of as many sequences as stand for one of llmo/LanguageModel-v0."""
     own, encoded = _encoded(family, part, shape.family)
-    config = fresh_model(family.env, model_config(shape), family.task).config
+    config = fresh_model(family.task, model_config(shape), family.task).config
     config.num_labels = max(1, len(encoded.labels))
     one = sequence_cost(config, encoded.task.tokens, kind=own.kind, positions=encoded.task.positions)
     return Cost(family.scale * one.forward, family.scale * one.train)
 
 
-def _template(family: LabelledFamily, instance: Instance) -> PreTrainedModel:
+def labelled_template(instance: Instance) -> PreTrainedModel:
     """A model of the instance's shape, for its structure."""
-    return _model(family, replace(instance, start="scratch"), 0)
+    return _model(_family(instance), replace(instance, start="scratch"), 0)
+
+
+def _family(instance: Instance) -> LabelledFamily:
+    return next(family for task, family in FAMILIES.items() if task == instance.task)
 
 
 def _model(family: LabelledFamily, instance: Instance, seed: int) -> PreTrainedModel:
     """The model that training starts from; on a pre-trained one the head is new."""
     labels = _encoded(family, instance.part, instance.shape.family)[1].labels
-    own = fresh_model(family.env, model_config(instance.shape), family.task)
+    own = fresh_model(family.task, model_config(instance.shape), family.task)
     if instance.start == "pretrained":
         own = replace(own, name=str(PRETRAINED / instance.base_model), start="pretrained")
     return own.build(labels or None, seed)

@@ -118,7 +118,7 @@ class Population:
         self.spec, self.replicas, self.reward, self.strict = spec, replicas, valid_reward(reward), strict
         self.episodes: list[Episode | None] = [None] * replicas
         self.executor, self.device, self._single = executor, device, single
-        self._runs: dict[tuple[ModelShape, str], Run] = {}
+        self._runs: dict[tuple[str, ModelShape, str], Run] = {}
         self._keep = spec.menu.index("keep")
         self._reference: ReferenceCurves | None = None
         if reward == "relative" or curves:
@@ -266,16 +266,17 @@ class Population:
         return self.run_of(slot).test_loss(slot)
 
     def _run(self, instance: Instance) -> Run:
-        """The run of all slots whose models have this instance's shape, and its base if that is frozen and shared."""
+        """The run of all slots with this instance's task and shape, and its base if that is frozen and shared."""
         shape, base = instance.shape, self.spec.frozen_base(instance)
-        if (shape, base) not in self._runs:
+        key = instance.task, shape, base
+        if key not in self._runs:
             if self.spec.model is not None:
                 model = self.spec.model(instance)
             else:
                 model = load_pretrained(base) if base else build_model(shape, 0)
             run = Run(model, self.replicas, self.executor, bool(base), self.device, self._single)
-            self._runs[shape, base] = run
-        return self._runs[shape, base]
+            self._runs[key] = run
+        return self._runs[key]
 
     def _by_run(self, slots: Sequence[int]) -> list[tuple[Run, list[int]]]:
         groups: dict[int, tuple[Run, list[int]]] = {}

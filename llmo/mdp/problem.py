@@ -111,7 +111,7 @@ def _start(rng: np.random.Generator, instance: Instance) -> tuple[Tensor, int]:
         layout = FactorLayout(load_pretrained(instance.base_model))
         return _fresh_factors(rng, instance, layout), layout.base.size
     model, weights = _start_weights(rng, instance)
-    return _rescaled(model, weights, instance.weight_scale), len(weights)
+    return rescaled(model, weights, instance.weight_scale), len(weights)
 
 
 def _fresh_factors(rng: np.random.Generator, instance: Instance, layout: FactorLayout) -> Tensor:
@@ -137,7 +137,7 @@ def _start_weights(rng: np.random.Generator, instance: Instance) -> tuple[PreTra
     return model, weights
 
 
-def _rescaled(model: PreTrainedModel, weights: Tensor, scale: float) -> Tensor:
+def rescaled(model: PreTrainedModel, weights: Tensor, scale: float) -> Tensor:
     """Weights of another scale that compute the same.
 
     Every matrix is multiplied by `scale`, with the bias of what writes to the residual stream, and every gain and bias

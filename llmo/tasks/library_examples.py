@@ -58,9 +58,9 @@ SHORTEST = 20
 """Characters that a docstring has at least."""
 LONGEST_WORD = 12
 """Characters that are kept of a source token."""
-WORDS = 24
+WORDS = 16
 """Source tokens in an example."""
-LONGEST_SOURCE, LONGEST_SUMMARY = 120, 70
+LONGEST_SOURCE, LONGEST_SUMMARY = 80, 50
 """Characters that are kept of a function, and that its summary has at most."""
 WINDOWS, MODULE_WINDOWS = 1_500, 40
 """Most examples of tags in a split, and of a module."""

@@ -9,6 +9,7 @@ from llmo.engine.layout import Layout
 from llmo.engine.models import load_pretrained
 from llmo.kinds import IGNORED, PADDING
 from llmo.mdp.instances import Instance
+from llmo.mdp.labelled_instances import FAMILIES, _encoded
 from llmo.mdp.population import Population
 from llmo.mdp.spec import EnvSpec, env_spec
 from llmo.tasks.labelled import Labelled
@@ -80,9 +81,7 @@ def test_what_is_wrong_with_a_source_is_as_drawn(name: str) -> None:
 
 
 def _clean(spec: EnvSpec, instance: Instance) -> tuple[np.ndarray, np.ndarray]:
-    from llmo.mdp.labelled_instances import _encoded
-
-    family = spec.draw.args[0]  # type: ignore[attr-defined]
+    family = FAMILIES[instance.task]  # type: ignore[index]
     task = _encoded(family, instance.part, instance.shape.family)[1].task
     assert isinstance(task, Labelled)
     return task.sources[0]

@@ -1,0 +1,17 @@
+"""Fine-tuning for anything: language models, classification, tagging, sequence to sequence; mostly from one source.
+
+See `llmo/mdp/mixed_instances.py` for what an instance draws. The policy of `llmo improve` has learned here.
+"""
+
+from __future__ import annotations
+
+from llmo.actions.menu import MENU
+from llmo.mdp.mixed_instances import build_mixed_problem, draw_mixed_instance, mixed_template
+from llmo.mdp.spec import EnvSpec
+from llmo.registry import environments
+
+
+@environments.register("llmo/FineTune-v0")
+def fine_tune() -> EnvSpec:
+    """Fine-tune small models for every kind of task."""
+    return EnvSpec("llmo/FineTune-v0", MENU, draw_mixed_instance, build_mixed_problem, model=mixed_template)

@@ -1,0 +1,82 @@
+"""Instances of llmo/FineTune-v0: what people fine-tune for, task by task; most of them have one source and no teacher.
+
+A policy that is to help with anybody's model learns here. The parts share no text, no seed and no model shape.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from llmo.engine.models import build_model
+from llmo.engine.state import Problem
+from llmo.mdp.instances import WEIGHT_SCALE, Instance, draw_instance, valid_place
+from llmo.mdp.labelled_instances import FAMILIES, build_labelled_problem, draw_labelled_instance, labelled_template
+from llmo.mdp.materials import Source
+from llmo.mdp.problem import build_problem
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+LANGUAGE_MODELS = 0.4
+"""Share of instances that model running text; the other tasks have equal shares of the rest."""
+ONE_SOURCE = 0.6
+"""Share of instances with one clean source."""
+DEFAULT_RATE = 0.5
+"""Share of instances that start from the default rate."""
+STREAM = 6
+"""Apart from the random numbers of other environments."""
+
+
+def draw_mixed_instance(part: str, index: int, budget_scale: float = 1.0) -> Instance:
+    """The instance at one place of a part.
+
+    Args:
+        part: ``train``, ``dev`` or ``test``.
+        index: From 0; every index is a different problem.
+        budget_scale: Multiplies the budget, and nothing else; for measuring speed-up.
+
+    Raises:
+        LlmoError: No such part, no such index, or the scale is not positive and finite.
+    """
+    rng = np.random.default_rng([*valid_place(part, index, budget_scale), STREAM])
+    # Of the other environments it takes instances that nobody plays there.
+    elsewhere = int(rng.integers(2**31, 2**32))
+    if rng.random() < LANGUAGE_MODELS:
+        instance = draw_instance(part, elsewhere, budget_scale)
+    else:
+        task = list(FAMILIES)[rng.integers(len(FAMILIES))]
+        instance = draw_labelled_instance(task, part, elsewhere, budget_scale)
+    instance = replace(instance, index=int(index))
+    if instance.shape.family == "llama":
+        instance = replace(instance, weight_scale=float(WEIGHT_SCALE ** rng.uniform(-1, 1)))
+    if rng.random() < ONE_SOURCE:
+        instance = _with_one_source(rng, instance)
+    if rng.random() < DEFAULT_RATE:
+        instance = replace(instance, rate_factor=1.0)
+    return instance
+
+
+def _with_one_source(rng: np.random.Generator, instance: Instance) -> Instance:
+    """The same with one clean material, without a choice of sources and without a teacher."""
+    source = Source("clean", instance.domain, int(10_000 * 40 ** rng.random()), 0.0)
+    return replace(
+        instance,
+        sources=(source, source, source),
+        changes=(),
+        teacher="",
+        neutral=tuple(sorted({*instance.neutral, "sources"})),
+        closed=tuple(sorted({*instance.closed, "source"})),
+    )
+
+
+def build_mixed_problem(instance: Instance) -> Problem:
+    """The problem of an instance; equal instances give equal ones."""
+    return build_problem(instance) if instance.task == "causal_lm" else build_labelled_problem(instance)
+
+
+def mixed_template(instance: Instance) -> PreTrainedModel:
+    """A model of the instance's task and shape, for its structure."""
+    return build_model(instance.shape, 0) if instance.task == "causal_lm" else labelled_template(instance)
