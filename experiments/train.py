@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from llmo.evaluation.workers import Workers
     from llmo.mdp.reference import Curve
 
+FAMILIAR = 64
+"""Train instances that a policy plays when it has learned, to tell later what it knows."""
 CURVES = "curves.json"
 """File in the run folder with what the teacher reached."""
 
@@ -109,6 +111,7 @@ def train(
         run.settle(asdict(settings))
         _learn(learner, run, settings, found, device)
         learner.save(run.path / "policy", _card(settings, run.path))
+        _remember(run.path / "policy", settings, found)
     print(f"the policy is in {out / 'policy'}")
 
 
@@ -169,6 +172,18 @@ def _demonstrated_once(
     from llmo.evaluation.demonstrations import demonstrate
 
     return demonstrate(env, teacher, range(count), workers, replicas, executor)
+
+
+def _remember(policy: Path, settings: Settings, workers: Workers) -> None:
+    """Write beside the policy what it has met, as it plays some train instances."""
+    from llmo.evaluation.demonstrations import demonstrate
+    from llmo.familiar import Familiar
+
+    indices = range(min(FAMILIAR, settings.demonstrations or settings.replicas))
+    played = demonstrate(
+        settings.env, settings.agent, indices, workers, settings.replicas, settings.executor, str(policy)
+    )
+    Familiar.of(played.observations).save(policy)
 
 
 def _known(file: Path) -> dict[int, Curve]:

@@ -17,11 +17,17 @@ if TYPE_CHECKING:
     from llmo.catalog import make_agent
     from llmo.catalog.gym_ids import make_env
     from llmo.errors import LlmoError
+    from llmo.trainer.callback import TrainerCallback
 
 __version__ = "0.1.0"
-__all__ = ["LlmoError", "__version__", "make_agent", "make_env"]
+__all__ = ["LlmoError", "TrainerCallback", "__version__", "make_agent", "make_env"]
 
-_HOMES = {"LlmoError": "llmo.errors", "make_agent": "llmo.catalog", "make_env": "llmo.catalog.gym_ids"}
+_HOMES = {
+    "LlmoError": "llmo.errors",
+    "TrainerCallback": "llmo.trainer.callback",
+    "make_agent": "llmo.catalog",
+    "make_env": "llmo.catalog.gym_ids",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -13,7 +13,8 @@ PLUGIN_FOLDERS = ("envs", "agents", "experiments")
 # Each may import only what stands to its left. `catalog` imports plug-ins at run time only, so it can stand so early.
 ORDER = """
 __init__ errors registry catalog measurement hyperparameters kinds budget run_dir policy_file
-tasks diagnostics agent learned rules schedules engine actions mdp evaluation command_line cli __main__
+tasks diagnostics agent familiar cautious learned rules schedules engine actions mdp trainer evaluation command_line
+cli __main__
 """.split()
 
 

@@ -42,7 +42,13 @@ class Demonstrations:
 
 
 def demonstrate(
-    env: str, teacher: str, indices: Sequence[int], workers: Workers, replicas: int = 64, executor: str = "batched"
+    env: str,
+    teacher: str,
+    indices: Sequence[int],
+    workers: Workers,
+    replicas: int = 64,
+    executor: str = "batched",
+    policy: str = "",
 ) -> Demonstrations:
     """Let a teacher play train instances.
 
@@ -54,16 +60,18 @@ def demonstrate(
         workers: Who plays.
         replicas: Episodes played together.
         executor: ``batched`` or ``compiled``.
+        policy: Folder of a policy that the teacher plays, if it is one that has learned.
 
     Raises:
         LlmoError: The teacher looks ahead or sets a schedule, which no policy can imitate.
     """
-    valid_teacher(teacher)
+    if not policy:
+        valid_teacher(teacher)
     jobs = [tuned_job(env, "train", index, teacher) for index in indices]
     groups = [[job.index for job in group] for group in chunks(jobs, replicas)]
     played: dict[int, Demonstrations] = {}
     with Progress(f"demonstrations of {teacher}, in episodes", len(indices)) as progress:
-        for number, parts in spread(_play, [(env, teacher, group, executor) for group in groups], workers):
+        for number, parts in spread(_play, [(env, teacher, group, executor, policy) for group in groups], workers):
             played |= dict(zip(groups[number], parts, strict=True))
             progress.advance(len(parts))
     ordered = [played[index] for index in indices]
@@ -83,11 +91,12 @@ def valid_teacher(name: str) -> None:
         raise LlmoError("teacher", name, "a rule that plays by the menu alone, such as scripted")
 
 
-def _play(env: str, teacher: str, indices: Sequence[int], executor: str) -> list[Demonstrations]:
+def _play(env: str, teacher: str, indices: Sequence[int], executor: str, policy: str) -> list[Demonstrations]:
     """The episodes of some instances, each by itself."""
     spec = env_spec(env)
     population = Population(spec, len(indices), executor=executor)
-    agent: Agent = catalog.make_agent(teacher, **tuned_parameters(teacher, env))
+    given = {"policy": policy} if policy else tuned_parameters(teacher, env)
+    agent: Agent = catalog.make_agent(teacher, **given)
     agent.bind(spec.space)
     agent.reset(list(indices))
     population.reset({slot: spec.draw("train", index, 1.0) for slot, index in enumerate(indices)})

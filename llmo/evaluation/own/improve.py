@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmo import catalog
-from llmo.agent import Agent, LearningAgent
+from llmo.agent import Agent
+from llmo.cautious import tuning_agent
 from llmo.engine.single import SingleSettings
 from llmo.evaluation.own.budget import Budget, probe
 from llmo.evaluation.own.compare import Comparison, compare
@@ -115,7 +116,7 @@ def improve_model(
     Raises:
         LlmoError: Something does not fit; nothing is written over.
     """
-    agent = _agent(order)
+    agent = tuning_agent(order.agent, order.policy)
     with RunDir(folder, resume) as run:
         order = _planned(order, run, say)
         session = _session(order, agent, run)
@@ -148,7 +149,7 @@ def improve_model(
 
 def advise(order: Order, say: Callable[[str], None] = print) -> tuple[str, str, tuple[str, str]]:
     """What an agent would do first, why, and which cause is diagnosed; only a probe trains, and nothing is kept."""
-    agent = _agent(order)
+    agent = tuning_agent(order.agent, order.policy)
     with TemporaryDirectory() as folder, RunDir(folder) as run:
         return _session(_planned(order, run, say), agent, run).advice()
 
@@ -203,11 +204,6 @@ def _fingerprint(own: OwnProblem) -> str:
         for array in task.draw(np.full(1000, material), u):
             digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-
-
-def _agent(order: Order) -> Agent:
-    learned = issubclass(catalog.get("agents", order.agent), LearningAgent)
-    return catalog.make_agent(order.agent, **({"policy": order.policy} if learned else {}))
 
 
 def _session(order: Order, agent: Agent, run: RunDir) -> Session:

@@ -1,0 +1,76 @@
+"""An agent that is trusted as far as it knows its way: elsewhere the usual recipe goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from llmo import catalog
+from llmo.agent import Agent, LearningAgent, Space
+from llmo.errors import LlmoError
+from llmo.familiar import Familiar
+
+
+class CautiousAgent(Agent):
+    """Lets an agent choose where what it observes is familiar to it; else decays the rate linearly, as people do.
+
+    Args:
+        agent: Who chooses.
+        familiar: What it knows.
+    """
+
+    def __init__(self, agent: Agent, familiar: Familiar) -> None:
+        self._agent, self._familiar = agent, familiar
+
+    def bind(self, space: Space) -> None:
+        """See `Agent.bind`."""
+        super().bind(space)
+        self._agent.bind(space)
+        if len(self._familiar.mean) != len(space.features):
+            raise LlmoError("policy", type(self._agent).__name__, "one learned with the features of this version")
+
+    def reset(self, seeds: Sequence[int]) -> None:
+        """See `Agent.reset`."""
+        super().reset(seeds)
+        self._agent.reset(seeds)
+
+    def act(
+        self, observation: NDArray[np.float32], mask: NDArray[np.bool_], episode_start: NDArray[np.bool_]
+    ) -> NDArray[np.int64]:
+        """See `Agent.act`."""
+        chosen = self._agent.act(observation, mask, episode_start)
+        self._reasons = self._agent.explain()
+        decay, keep = self.space.action("rate_decay"), self.space.action("keep")
+        for run in np.flatnonzero(self._familiar.distances(observation) > self._familiar.limit):
+            feature = self._familiar.strangest(observation[run])
+            chosen[run] = decay if mask[run, decay] else keep
+            value = f"{self.space.features[feature]} is {observation[run, feature]:.2g}"
+            self._reasons[run] = f"the usual recipe, as the policy knows nothing like it: {value}"
+        return chosen
+
+    def explain(self) -> list[str]:
+        """See `Agent.explain`."""
+        return self._reasons
+
+
+def tuning_agent(name: str, policy: str = "") -> Agent:
+    """An agent that is to train somebody's model: a learned one by its policy for that, with caution.
+
+    Args:
+        name: Its registered name.
+        policy: Folder of the policy; by default the one for fine-tuning that comes with it.
+
+    Raises:
+        LlmoError: There is no such agent, or none of its policies.
+    """
+    kind = catalog.get("agents", name)
+    if not issubclass(kind, LearningAgent):
+        agent: Agent = catalog.make_agent(name)
+        return agent
+    folder = policy or str(kind.fine_tuning or kind.shipped or "")
+    agent = catalog.make_agent(name, policy=folder)
+    familiar = Familiar.load(Path(folder)) if folder else None
+    return agent if familiar is None else CautiousAgent(agent, familiar)

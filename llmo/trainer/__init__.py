@@ -1,0 +1,1 @@
+"""An agent inside `transformers.Trainer`."""

@@ -1,0 +1,209 @@
+"""One training of somebody else's, steered by an agent: what it measures, what is chosen, what is remembered."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from llmo.actions.menu import MENU
+from llmo.agent import Agent, Space
+from llmo.diagnostics.causes import diagnose
+from llmo.diagnostics.features import NAMES, observe
+from llmo.diagnostics.history import History
+from llmo.errors import LlmoError
+from llmo.hyperparameters import Start
+from llmo.kinds import Interface, kind_of
+from llmo.measurement import Measurement
+from llmo.trainer.gauge import Gauge
+from llmo.trainer.levers import Levers
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+UNKNOWN = (math.nan, math.nan, math.nan)
+EVEN = (1 / 3, 1 / 3, 1 / 3)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen and why.
+
+    Attributes:
+        action: Its name; `keep` where what was chosen cannot be done.
+        why: The agent's reason.
+        cause: Which bottleneck was diagnosed.
+        evidence: The numbers behind that.
+    """
+
+    action: str
+    why: str
+    cause: str
+    evidence: str
+
+
+class Steering:
+    """An agent's hand on a training.
+
+    Args:
+        agent: Who chooses.
+        args: Of the trainer.
+        model: What is trained.
+        optimizer: Of the trainer.
+        scheduler: Of the trainer.
+        steps: Optimizer steps of the whole training.
+        keeps_best: Whether the best weights are kept, to go back to.
+        seed: Of the agent, and of corrupted inputs.
+
+    Attributes:
+        levers: What is turned.
+        gauge: What looks at gradients.
+        history: What the agent's observation is read from.
+    """
+
+    def __init__(
+        self,
+        agent: Agent,
+        args: TrainingArguments,
+        model: Any,
+        optimizer: Any,
+        scheduler: Any,
+        steps: int,
+        keeps_best: bool,
+        seed: int,
+    ) -> None:
+        agent.bind(Space(MENU, NAMES))
+        agent.reset([seed])
+        self._agent, self._keeps_best, self._total = agent, keeps_best, steps
+        self.levers = Levers(args, model, optimizer, scheduler, steps, seed)
+        self.gauge = Gauge(model, args.max_grad_norm)
+        self.history = History(
+            start=_start(model),
+            vocabulary=_outputs(model),
+            default_rate=self.levers.default_rate,
+            hyperparameters=self.levers.settings,
+            neutral=frozenset(("sources",)),
+        )
+        self._seen: list[tuple[list[float], list[bool]]] = []
+
+    @property
+    def worse(self) -> bool:
+        """Whether the last validation was not the best."""
+        last = self.history.measurements[-1:]
+        return bool(last) and last[0].validation_loss > last[0].best_validation_loss
+
+    def measure(self, step: int, loss: float, trained: float, taken: int) -> None:
+        """Take note of a validation.
+
+        Args:
+            step: Optimizer steps so far.
+            loss: Validation loss.
+            trained: Mean training loss since the last validation; NaN where nothing was trained.
+            taken: Optimizer steps since then.
+        """
+        before, sound = self.history.measurements, math.isfinite(loss)
+        looks, ratio = self.gauge.close()
+        if before and not looks.norms:
+            self.history.neutral |= {"gradient"}
+        loss = loss if sound else math.inf
+        best = min(loss, before[-1].best_validation_loss) if before else loss
+        before.append(
+            Measurement(
+                step=len(before),
+                optimizer_steps=taken,
+                spent=step / self._total,
+                cost=0.0,
+                validation_loss=loss,
+                best_validation_loss=best,
+                train_loss=trained,
+                source_loss=UNKNOWN,
+                source_share=EVEN,
+                source_tokens=EVEN,
+                mixture=EVEN,
+                gradient_norm=float(np.mean(looks.norms)) if looks.norms else 0.0,
+                clipped=looks.clipped / max(1, len(looks.norms)),
+                momentum_cosine=looks.momentum_cosine,
+                gradient_cosine=looks.gradient_cosine,
+                update_ratio=ratio,
+                learning_rate=self.levers.rate if taken else 0.0,
+                teacher_loss=math.nan,
+                diverged=not sound,
+            )
+        )
+        if self._keeps_best and sound and loss <= best:
+            self.levers.keep_best()
+
+    def decide(self) -> Choice:
+        """Choose, and do it; after a loss that is no number, go back to the best."""
+        observation = observe(self.history)
+        mask = np.array([self.levers.allowed(action, self.worse) for action in MENU])
+        action, why = self._ask(observation, mask)
+        if self.history.last.diverged and mask[MENU.index("rollback")]:
+            action, why = "rollback", "the loss is no number any more"
+        action, why = _agreed(action, why)
+        self.levers.apply(action)
+        self.history.actions.append(action)
+        self.history.hyperparameters = self.levers.settings
+        return Choice(action, why, *diagnose(observation))
+
+    def _ask(self, observation: NDArray[np.float32], mask: NDArray[np.bool_]) -> tuple[str, str]:
+        first = np.array([not self._seen])
+        self._seen.append((observation.tolist(), mask.tolist()))
+        action = int(self._agent.act(observation[None], mask[None], first)[0])
+        return MENU[action] if mask[action] else "keep", (self._agent.explain() or [""])[0]
+
+    def state(self) -> dict[str, Any]:
+        """Everything but the best weights, as JSON."""
+        return {
+            "measurements": [asdict(one) for one in self.history.measurements],
+            "actions": self.history.actions,
+            "seen": self._seen,
+            "levers": self.levers.state(),
+        }
+
+    def restore(self, state: dict[str, Any], checkpoint: Path) -> None:
+        """Go on where a checkpoint was; the agent sees again what it has seen, and so remembers the same.
+
+        Args:
+            state: Of `state`.
+            checkpoint: Folder that may have the best weights.
+        """
+        self.levers.restore(state["levers"], checkpoint)
+        self.history.measurements += map(_measurement, state["measurements"])
+        self.history.actions += state["actions"]
+        self.history.hyperparameters = self.levers.settings
+        for observation, mask in state["seen"]:
+            self._ask(np.array(observation, np.float32), np.array(mask, np.bool_))
+
+
+def _measurement(stored: dict[str, Any]) -> Measurement:
+    values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
+    return Measurement(**values)
+
+
+def _agreed(action: str, why: str) -> tuple[str, str]:
+    """What the first process has chosen, in every process: a last bit must not part them."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return action, why
+    chosen = [(action, why)]
+    torch.distributed.broadcast_object_list(chosen, src=0)
+    return chosen[0]
+
+
+def _start(model: Any) -> Start:
+    return "pretrained" if getattr(getattr(model, "config", None), "_name_or_path", "") else "scratch"
+
+
+def _outputs(model: Any) -> int:
+    """How many tokens or classes a uniform guess has."""
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = getattr(inner, "module", inner)
+    try:
+        return Interface(inner.config, kind_of(inner)).outputs
+    except LlmoError:
+        return int(getattr(inner.config, "vocab_size", None) or inner.config.num_labels)

@@ -1,0 +1,299 @@
+"""An agent inside transformers.Trainer: what it turns, what it leaves alone, and that resumed training is the same."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from transformers import (
+    AutoModelForSequenceClassification,
+    LlamaConfig,
+    Trainer,
+    TrainingArguments,
+)
+
+import llmo
+from llmo.agent import Agent
+from llmo.errors import LlmoError
+from llmo.hyperparameters import DROPOUT_LEVELS, WEIGHT_DECAY_LEVELS
+from llmo.trainer.callback import RECORD
+from llmo.trainer.levers import BEST
+
+STEPS, RATE = 20, 1e-3
+
+
+class Sequences(torch.utils.data.Dataset[dict[str, Tensor]]):
+    """The class is whether the last token is above 20."""
+
+    def __init__(self, count: int, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.ids = torch.randint(1, 40, (count, 8), generator=generator)
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> dict[str, Tensor]:
+        ids = self.ids[index]
+        return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": (ids[-1] > 20).long()}
+
+
+class Told(Agent):
+    """Does what it is told, by number of the decision."""
+
+    def __init__(self, moves: dict[int, str]) -> None:
+        self.moves = moves
+
+    def reset(self, seeds: Any) -> None:
+        super().reset(seeds)
+        self.asked = 0
+        self.seen: list[NDArray[np.float32]] = []
+        self.masks: list[NDArray[np.bool_]] = []
+
+    def act(
+        self, observation: NDArray[np.float32], mask: NDArray[np.bool_], episode_start: NDArray[np.bool_]
+    ) -> NDArray[np.int64]:
+        assert bool(episode_start[0]) == (self.asked == 0)
+        self.seen.append(observation[0])
+        self.masks.append(mask[0])
+        move = self.moves.get(self.asked, "keep")
+        self.asked += 1
+        return np.array([self.space.action(move)])
+
+    def explain(self) -> list[str]:
+        return ["told to"]
+
+
+def model(dropout: float | None = None) -> Any:
+    config = LlamaConfig(
+        vocab_size=40, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+        num_key_value_heads=2, pad_token_id=0, num_labels=2,
+    )  # fmt: skip
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        made = AutoModelForSequenceClassification.from_config(config)
+    if dropout is not None:
+        made.model.layers[0].mlp.act_fn = torch.nn.Sequential(
+            made.model.layers[0].mlp.act_fn, torch.nn.Dropout(dropout)
+        )
+    return made
+
+
+def trainer(
+    folder: Path, moves: dict[int, str] | None = None, dropout: float | None = None, **settings: Any
+) -> Trainer:
+    args: dict[str, Any] = {
+        "max_steps": STEPS, "per_device_train_batch_size": 8, "learning_rate": RATE, "report_to": [],
+        "save_strategy": "no", "disable_tqdm": True, "use_cpu": True, "seed": 1, "logging_steps": 1,
+        "dataloader_pin_memory": False,
+    }  # fmt: skip
+    torch.set_num_threads(1)
+    made = Trainer(
+        model(dropout),
+        TrainingArguments(str(folder), **{**args, **settings}),
+        train_dataset=Sequences(400, 0),
+        eval_dataset=Sequences(64, 1),
+    )
+    if moves is not None:
+        callback = llmo.TrainerCallback(agent="keep", decisions=10)
+        callback._agent = Told(moves)
+        made.add_callback(callback)
+    return made
+
+
+def rates(made: Trainer) -> list[float]:
+    return [line["learning_rate"] for line in made.state.log_history if "loss" in line]
+
+
+def weights(made: Trainer) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in made.model.named_parameters()}  # type: ignore[union-attr]
+
+
+def decisions(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / RECORD).read_text().splitlines()]
+
+
+def test_an_agent_that_keeps_changes_nothing(tmp_path: Path) -> None:
+    plain, kept = trainer(tmp_path / "plain"), trainer(tmp_path / "kept", {})
+    for made in (plain, kept):
+        made.train()
+    torch.testing.assert_close(weights(plain), weights(kept), rtol=0, atol=0)
+    assert rates(plain) == rates(kept)
+    evaluations = [line["step"] for line in kept.state.log_history if "eval_loss" in line]
+    assert evaluations == list(range(0, STEPS + 1, 2))
+    lines = decisions(tmp_path / "kept")
+    assert [line["step"] for line in lines] == evaluations[:-1]
+    losses = [line["eval_loss"] for line in kept.state.log_history if "eval_loss" in line]
+    assert [line["validation_loss"] for line in lines] == losses[:-1]
+
+
+def test_the_rate_stays_turned(tmp_path: Path) -> None:
+    """By the schedule of the script: linear to zero, here with a warmup."""
+    made = trainer(tmp_path, {2: "rate_x2", 5: "rate_x0.5"}, warmup_steps=4)
+    plain = trainer(tmp_path / "plain", warmup_steps=4)
+    made.train()
+    plain.train()
+    factors = [2.0 if 4 <= step < 10 else 1.0 for step in range(STEPS)]
+    assert rates(made) == pytest.approx([rate * factor for rate, factor in zip(rates(plain), factors, strict=True)])
+
+
+def test_a_decay_begins_and_ends_where_it_is_asked_for(tmp_path: Path) -> None:
+    made = trainer(tmp_path, {5: "rate_decay", 8: "rate_default"}, lr_scheduler_type="constant")
+    made.train()
+    wanted = [RATE] * 10 + [RATE * (STEPS - step) / 10 for step in range(10, 16)] + [RATE] * 4
+    assert rates(made) == pytest.approx(wanted)
+
+
+def test_the_default_ends_the_decay_of_the_script(tmp_path: Path) -> None:
+    made = trainer(tmp_path, {3: "rate_default"})
+    made.train()
+    assert rates(made) == pytest.approx([RATE * (STEPS - step) / STEPS for step in range(6)] + [RATE] * 14)
+
+
+def test_regularisation_is_turned_and_given_back(tmp_path: Path) -> None:
+    made = trainer(tmp_path, {0: "regularise_more", 1: "regularise_more", 2: "regularise_more"}, dropout=0.02)
+    (dropout,) = [module for module in made.model.modules() if isinstance(module, torch.nn.Dropout)]  # type: ignore[union-attr]
+    seen = []
+
+    class Look(type(made.callback_handler.callbacks[0])):  # type: ignore[misc]
+        def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            groups = [group["weight_decay"] for group in made.optimizer.param_groups]
+            seen.append((groups, dropout.p))
+
+    made.add_callback(Look())
+    made.train()
+    for decision, step in ((1, 2), (2, 4)):
+        level = decision + 1
+        groups, p = seen[step]
+        assert groups == [WEIGHT_DECAY_LEVELS[level], 0.0]
+        assert p == max(0.02, DROPOUT_LEVELS[level])
+    assert dropout.p == 0.02
+
+
+def test_a_roll_back_goes_to_the_best_and_halves_the_rate(tmp_path: Path) -> None:
+    """A rate that destroys the model is undone, and training goes on from there."""
+    moves = {4: "rate_x5", 5: "rate_x5", 6: "rate_x5", 7: "rollback"}
+    made = trainer(tmp_path, moves, lr_scheduler_type="constant", learning_rate=0.02)
+    made.train()
+    losses = {line["step"]: line["eval_loss"] for line in made.state.log_history if "eval_loss" in line}
+    best = min((loss, step) for step, loss in losses.items() if step <= 12)
+    assert losses[14] > best[0]
+    assert rates(made)[14:] == pytest.approx([rates(made)[best[1] - 1] / 2] * 6)
+    assert decisions(tmp_path)[7]["action"] == "rollback"
+    assert losses[16] < losses[14]
+
+
+def test_the_model_has_the_weights_that_validated_best(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    made = trainer(
+        tmp_path, {6: "rate_x5", 7: "rate_x5", 8: "rate_x5"}, lr_scheduler_type="constant", learning_rate=0.02
+    )
+    made.train()
+    losses = [line["eval_loss"] for line in made.state.log_history if "eval_loss" in line]
+    assert min(losses) < losses[-1]
+    assert made.evaluate()["eval_loss"] == pytest.approx(min(losses), rel=1e-6)
+    assert "the weights that validated best" in capsys.readouterr().out
+
+
+def test_a_loss_that_is_no_number_is_undone(tmp_path: Path) -> None:
+    made = trainer(tmp_path, {}, lr_scheduler_type="constant")
+
+    class Spoil(type(made.callback_handler.callbacks[0])):  # type: ignore[misc]
+        def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            if state.global_step == 5:
+                made.model.score.weight.data.fill_(float("nan"))  # type: ignore[union-attr]
+
+    made.add_callback(Spoil())
+    made.train()
+    assert decisions(tmp_path)[3]["action"] == "rollback"
+    assert np.isfinite(made.evaluate()["eval_loss"])
+
+
+def test_inputs_are_corrupted_in_training_alone(tmp_path: Path) -> None:
+    made = trainer(tmp_path, {0: "augment_noise", 9: "augment_off"})
+    met: dict[bool, list[Tensor]] = {True: [], False: []}
+
+    def note(module: torch.nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+        met[module.training].append(given[0].clone())
+
+    made.model.get_input_embeddings().register_forward_hook(note)  # type: ignore[union-attr]
+    made.train()
+    known = {tuple(row.tolist()) for row in Sequences(400, 0).ids}
+    changed = [tuple(row.tolist()) not in known for batch in met[True] for row in batch]
+    # Of eight tokens one in ten: 57% of the sequences, but for those that are noise by chance the same.
+    assert 0.4 < np.mean(changed[:144]) < 0.7
+    assert not any(changed[144:])
+    held_out = {tuple(row.tolist()) for row in Sequences(64, 1).ids}
+    assert all(tuple(row.tolist()) in held_out for batch in met[False] for row in batch)
+
+
+@pytest.mark.parametrize("restored_by_trainer", [False, True])
+def test_a_resumed_training_is_the_same(
+    tmp_path: Path, restored_by_trainer: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moves = {1: "rate_x2", 2: "augment_noise", 3: "regularise_more", 4: "rate_default", 6: "rollback", 7: "rate_decay"}
+    settings = {
+        "save_strategy": "steps", "save_steps": 10, "restore_callback_states_from_checkpoint": restored_by_trainer,
+        "learning_rate": 0.05,
+    }  # fmt: skip
+    straight = trainer(tmp_path, moves, dropout=0.1, **settings)
+    straight.train()
+    made = decisions(tmp_path)
+    assert (tmp_path / "checkpoint-10" / BEST).exists()
+    resumed = trainer(tmp_path, moves, dropout=0.1, **settings)
+    agent = next(c for c in resumed.callback_handler.callbacks if isinstance(c, llmo.TrainerCallback))._agent
+    if restored_by_trainer:
+        # Trainer makes a new callback of the same arguments.
+        monkeypatch.setattr("llmo.trainer.callback.tuning_agent", lambda name, policy: agent)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-10"))
+    torch.testing.assert_close(weights(straight), weights(resumed), rtol=0, atol=0)
+    assert made == decisions(tmp_path)
+    assert [line["action"] for line in made if line["action"] != "keep"] == list(moves.values())
+
+
+def test_adapters_of_peft_are_trained(tmp_path: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    made = trainer(tmp_path, {1: "rate_x2", 3: "rollback"})
+    made = Trainer(
+        get_peft_model(model(), LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["q_proj", "v_proj"])),
+        made.args,
+        train_dataset=Sequences(400, 0),
+        eval_dataset=Sequences(64, 1),
+        callbacks=[llmo.TrainerCallback(agent="scripted", decisions=5)],
+    )
+    made.train()
+    assert len(decisions(tmp_path)) == 5
+
+
+def test_what_is_seen_is_what_happened(tmp_path: Path) -> None:
+    from llmo.diagnostics.features import INDEX
+
+    made = trainer(tmp_path, {2: "rate_x2"})
+    agent = next(c for c in made.callback_handler.callbacks if isinstance(c, llmo.TrainerCallback))._agent
+    made.train()
+    assert isinstance(agent, Told)
+    lines = decisions(tmp_path)
+    for step, seen in enumerate(agent.seen):
+        assert seen[INDEX["spent"]] == pytest.approx(2 * (2 * step / STEPS) - 1)
+        if step:
+            gain = 10 * np.log(lines[step - 1]["validation_loss"] / lines[step]["validation_loss"])
+            assert seen[INDEX["gain_1"]] == pytest.approx(gain, abs=1e-4)
+        if step == 3:
+            # Two steps after the rate was doubled; the script's decay goes on.
+            assert seen[INDEX["rate"]] == pytest.approx(np.log10(2 * (1 - 6 / STEPS)), abs=1e-4)
+            assert seen[INDEX["action_1_rate_x2"]] == 1
+    names = [name for name in INDEX if name.startswith("source")]
+    assert all(seen[INDEX[name]] == 0 for seen in agent.seen for name in names)
+
+
+def test_agents_that_cannot_steer_are_refused() -> None:
+    with pytest.raises(LlmoError, match="did you mean 'scripted'"):
+        llmo.TrainerCallback(agent="script")
+    for name in ("cosine", "search_1", "schedule_free", "pbt"):
+        with pytest.raises(LlmoError, match="one that chooses actions alone"):
+            llmo.TrainerCallback(agent=name)

@@ -1,0 +1,68 @@
+"""What the gauge sees, against torch on all weights."""
+
+import torch
+
+from llmo.trainer.gauge import SAMPLE, Gauge
+
+
+def trained(width: int, steps: int = 3) -> tuple[torch.nn.Module, Gauge, torch.optim.Optimizer, list[torch.Tensor]]:
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(width, width), torch.nn.Tanh(), torch.nn.Linear(width, 1))
+    optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
+    gauge, gradients = Gauge(model, 0.0), []
+    for step in range(steps):
+        optimizer.zero_grad()
+        model(torch.randn(8, width)).square().mean().backward()
+        gradients.append(torch.cat([m.weight.grad.flatten() for m in model if isinstance(m, torch.nn.Linear)]))
+        gauge.look(step, optimizer)
+        optimizer.step()
+    return model, gauge, optimizer, [gradient.clone() for gradient in gradients]
+
+
+def matrices(model: torch.nn.Module) -> torch.Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in model.parameters() if parameter.ndim > 1])
+
+
+def test_small_models_are_looked_at_as_a_whole() -> None:
+    width = 8
+    torch.manual_seed(0)
+    model = torch.nn.Sequential(torch.nn.Linear(width, width), torch.nn.Tanh(), torch.nn.Linear(width, 1))
+    before = matrices(model)
+    model, gauge, optimizer, gradients = trained(width)
+    looks, ratio = gauge.close()
+    assert width * width < SAMPLE
+    torch.testing.assert_close(torch.tensor(looks.norms), torch.stack(gradients).norm(dim=1))
+    cosine = torch.nn.functional.cosine_similarity(gradients[1], gradients[2], dim=0)
+    torch.testing.assert_close(torch.tensor(looks.gradient_cosine), cosine)
+    after = matrices(model)
+    torch.testing.assert_close(torch.tensor(ratio), (after - before).norm() / after.norm())
+    assert gauge.close()[1] == 0.0
+
+
+def test_large_ones_on_a_sample_that_tells_nearly_the_same() -> None:
+    _, gauge, _, gradients = trained(128)
+    looks, _ = gauge.close()
+    torch.testing.assert_close(torch.tensor(looks.norms), torch.stack(gradients).norm(dim=1), rtol=0.1, atol=0)
+
+
+def test_neighbours_alone_are_compared() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 1)
+    optimizer, gauge = torch.optim.SGD(model.parameters(), 0.1), Gauge(model, 0.0)
+    for step in (0, 2):
+        optimizer.zero_grad()
+        model(torch.randn(2, 4)).sum().backward()
+        gauge.look(step, optimizer)
+    assert gauge.close()[0].gradient_cosine == 0.0
+
+
+def test_clipped_gradients_are_counted() -> None:
+    torch.manual_seed(0)
+    model = torch.nn.Linear(4, 1, bias=False)
+    optimizer, gauge = torch.optim.SGD(model.parameters(), 0.1), Gauge(model, 0.5)
+    for step, scale in enumerate((100.0, 1e-3)):
+        optimizer.zero_grad()
+        (scale * model(torch.randn(2, 4))).sum().backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
+        gauge.look(step, optimizer)
+    assert gauge.close()[0].clipped == 1
