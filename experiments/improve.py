@@ -9,13 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from llmo.errors import LlmoError, at_least
+from llmo.errors import LlmoError
 from llmo.registry import experiments
 
 if TYPE_CHECKING:
     from llmo.evaluation.own.session import Session
-
-BATCH = 16
 
 
 @experiments.register("improve")
@@ -28,7 +26,7 @@ def improve(
     columns: list[str] | None = None,
     agent: str = "ppo",
     policy: str = "",
-    batch: int = BATCH,
+    batch: int = 16,
     lora: int = 0,
     seed: int = 0,
     precision: Literal["float32", "bfloat16"] = "float32",
@@ -64,16 +62,14 @@ def improve(
         LlmoError: Something about the model, the data or a number; nothing is written over.
     """
     given = locals().copy()
-    from llmo.engine.choice import valid_device
-    from llmo.engine.own_models import open_model
+    from llmo.engine.own_models import HEADED, open_model
     from llmo.engine.single import SingleSettings
-    from llmo.evaluation.own.budget import Budget
-    from llmo.evaluation.own.improve import Order, improve_model
     from llmo.evaluation.own.improve import advise as first_advice
+    from llmo.evaluation.own.improve import improve_model
+    from llmo.evaluation.own.order import Wishes
     from llmo.evaluation.own.report import write_report
     from llmo.evaluation.processes import one_thread
     from llmo.evaluation.provenance import command, provenance
-    from llmo.mdp.own import OwnProblem
     from llmo.tasks.own.columns import OWN_TASKS
     from llmo.tasks.own.data import load_data
     from llmo.tasks.own.encode import encode
@@ -84,31 +80,19 @@ def improve(
     if task not in OWN_TASKS:
         raise LlmoError("--task", task, OWN_TASKS)
     asked = _columns(columns or [])
-    at_least(1, batch=batch)
-    at_least(0, seed=seed)
-    if lora not in (0, 2, 4, 8):
-        raise LlmoError("lora", lora, "0, 2, 4 or 8")
-    wanted = Budget.parse(budget)
-    valid_device(device)
+    single = SingleSettings(precision, checkpointing=checkpointing)
+    wishes = Wishes(budget, agent, policy, batch, lora, seed, device, single)
     if not advise and not resume and out.is_dir() and any(entry.name != "lock" for entry in out.iterdir()):
         raise LlmoError("run folder", str(out), "a new or empty folder, or --resume to continue the run in it")
     one_thread()
     opened = open_model(model, task)
     found = load_data(data, task, asked, seed)
-    for note in found.notes:
-        print(note)
     encoded = encode(found, opened.tokenizer, opened.config, opened.context)
-    for note in encoded.notes:
+    for note in (*found.notes, *encoded.notes):
         print(note)
-    labels = encoded.labels if task in ("classification", "tagging") else () if task == "regression" else None
-    built = opened.build(labels, seed)
     name = f"{Path(model).name} on {Path(data).name}"
-    sources = len(found.training)
-    own = OwnProblem(name, built, encoded.task, sources, opened.start, batch, 1.0, lora, task == "regression")
-    order = Order(
-        own, opened.tokenizer, task, encoded.labels, agent, policy, wanted, seed, device,
-        SingleSettings(precision, checkpointing=checkpointing),
-    )  # fmt: skip
+    built = opened.build(encoded.labels if task in HEADED else None, seed)
+    order = wishes.order(name, built, opened.tokenizer, opened.start, found, encoded)
     if advise:
         action, why, (cause, evidence) = first_advice(order)
         print(f"{cause}: {evidence}\n{agent} would begin with {action}: {why}")

@@ -17,14 +17,16 @@ if TYPE_CHECKING:
     from llmo.catalog import make_agent
     from llmo.catalog.gym_ids import make_env
     from llmo.errors import LlmoError
+    from llmo.evaluation.own.api import improve
     from llmo.trainer.callback import TrainerCallback
 
 __version__ = "0.1.0"
-__all__ = ["LlmoError", "TrainerCallback", "__version__", "make_agent", "make_env"]
+__all__ = ["LlmoError", "TrainerCallback", "__version__", "improve", "make_agent", "make_env"]
 
 _HOMES = {
     "LlmoError": "llmo.errors",
     "TrainerCallback": "llmo.trainer.callback",
+    "improve": "llmo.evaluation.own.api",
     "make_agent": "llmo.catalog",
     "make_env": "llmo.catalog.gym_ids",
 }

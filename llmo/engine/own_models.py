@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 FRESH = re.compile(r"scratch:(\d{1,4})x(\d{1,3})")
 """A fresh Llama of some width and depth, with the package's tokenizer."""
+HEADED = ("classification", "regression", "tagging")
+"""Tasks that a model has a head of its own for."""
 PAD, END = "\0", "\4"
 """Bytes that no text has, by which the package's tokenizer pads and ends."""
 CONTEXT = 512
@@ -53,9 +55,7 @@ class OwnModel:
     @property
     def context(self) -> int:
         """Most tokens it takes."""
-        names = ("max_position_embeddings", "n_positions", "max_sequence_length")
-        found = [getattr(self.config, name, None) for name in names]
-        return int(next((value for value in found if isinstance(value, int) and value > 0), CONTEXT))
+        return context_of(self.config)
 
     def build(self, labels: tuple[str, ...] | None, seed: int) -> PreTrainedModel:
         """The model itself, in float32; a head that is new has weights by the seed.
@@ -82,6 +82,13 @@ class OwnModel:
                 model = _load(lambda **given: make.from_pretrained(self.name, config=config, **given), self.name)
         result: PreTrainedModel = model.eval()
         return result
+
+
+def context_of(config: Any) -> int:
+    """Most tokens that a model of a configuration takes."""
+    names = ("max_position_embeddings", "n_positions", "max_sequence_length")
+    found = [getattr(config, name, None) for name in names]
+    return int(next((value for value in found if isinstance(value, int) and value > 0), CONTEXT))
 
 
 def open_model(name: str, task: OwnTask) -> OwnModel:
@@ -116,11 +123,16 @@ def open_model(name: str, task: OwnTask) -> OwnModel:
     tokenizer = _load(lambda **given: AutoTokenizer.from_pretrained(name, **spaced, **_only_trust(given)), name)
     if not tokenizer.is_fast:
         raise LlmoError("tokenizer", type(tokenizer).__name__, "a fast one, with a tokenizer.json")
+    give_padding(tokenizer, config)
+    return OwnModel(name, config, tokenizer, "pretrained", kind)
+
+
+def give_padding(tokenizer: Any, config: Any) -> None:
+    """Let a tokenizer and a configuration that have no padding token use another one."""
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     if config.pad_token_id is None:
         config.pad_token_id = tokenizer.pad_token_id
-    return OwnModel(name, config, tokenizer, "pretrained", kind)
 
 
 def _check_fit(name: str, task: OwnTask, kind: Kind, config: Any) -> None:

@@ -15,51 +15,21 @@ import numpy as np
 from llmo import catalog
 from llmo.agent import Agent
 from llmo.cautious import tuning_agent
-from llmo.engine.single import SingleSettings
-from llmo.evaluation.own.budget import Budget, probe
+from llmo.evaluation.own.budget import probe
 from llmo.evaluation.own.compare import Comparison, compare
 from llmo.evaluation.own.export import improved_model, save_model
+from llmo.evaluation.own.order import Order
 from llmo.evaluation.own.scoring import Score, score_model
 from llmo.evaluation.own.session import Session
 from llmo.evaluation.result import Decision
 from llmo.mdp.own import OwnProblem, own_cost, own_default_rate, own_spec
 from llmo.run_dir import RunDir, write_text_atomic
-from llmo.tasks.own.columns import OwnTask
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedModel
 
 HF_RATE = 5e-5
 """Learning rate of `transformers.TrainingArguments`."""
-
-
-@dataclass(frozen=True)
-class Order:
-    """What is to be done; a run folder that is resumed has the same.
-
-    Attributes:
-        own: The model and its data; its budget is set by the probe.
-        tokenizer: Of the model.
-        task: What is learned.
-        labels: Names of classes or tags.
-        agent: Name of the agent that decides.
-        policy: Folder of its policy; empty for the one that it comes with.
-        budget: How much may be spent.
-        seed: Of the batches, and of what is random in the agent.
-        device: Where the model is trained.
-        single: In which precision and parts.
-    """
-
-    own: OwnProblem
-    tokenizer: PreTrainedTokenizerFast
-    task: OwnTask
-    labels: tuple[str, ...]
-    agent: str
-    policy: str
-    budget: Budget
-    seed: int = 0
-    device: str = "cpu"
-    single: SingleSettings = SingleSettings()
 
 
 @dataclass(frozen=True)

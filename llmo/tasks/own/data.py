@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,6 +65,54 @@ def load_data(data: str, task: OwnTask, columns: Mapping[str, str] | None = None
     training, validation, test = _complete(data, training, validation, test, seed, reading)
     _check(data, task, training, validation, test, reading)
     return OwnData(task, tuple(training), validation, test, reading.roles, tuple(reading.notes))
+
+
+def data_of(
+    task: OwnTask,
+    train: Iterable[Any],
+    valid: Iterable[Any] | None = None,
+    test: Iterable[Any] | None = None,
+    columns: Mapping[str, str] | None = None,
+    seed: int = 0,
+) -> OwnData:
+    """A user's objects as data.
+
+    Args:
+        task: What is learned.
+        train: Records by column, such as dicts or a `datasets.Dataset`; or texts.
+        valid: The same, to decide by; without it some of `train` are cut off.
+        test: The same, to score on; without it some of `train` are cut off.
+        columns: Column by role, where the user has named some.
+        seed: Of splits that are cut off.
+
+    Raises:
+        LlmoError: Something is wrong with a record, or there are too few, or nothing fits.
+    """
+    reading = _Reading()
+    found: Columns | None = None
+
+    def read(name: str, values: Iterable[Any] | None) -> list[Values]:
+        nonlocal found
+        records = [_record(value, f"{name}[{place}]") for place, value in enumerate(values or ())]
+        if not records:
+            return []
+        found = found or _columns(task, records[0], columns or {}, reading)
+        return values_of(records, found)
+
+    parts = [read(name, values) for name, values in (("train", train), ("valid", valid), ("test", test))]
+    if not parts[0]:
+        raise LlmoError("train", "empty", "some examples")
+    training, validation, held_out = _complete("train", [parts[0]], parts[1], parts[2], seed, reading)
+    _check("train", task, training, validation, held_out, reading)
+    return OwnData(task, tuple(training), validation, held_out, reading.roles, tuple(reading.notes))
+
+
+def _record(value: Any, place: str) -> Record:
+    if isinstance(value, str):
+        return Record({"text": value}, place)
+    if isinstance(value, Mapping):
+        return Record(dict(value), place)
+    raise LlmoError(place, type(value).__name__, "a record by column, or a text")
 
 
 def _hub_name(data: str) -> bool:

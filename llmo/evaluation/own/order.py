@@ -1,0 +1,124 @@
+"""What is asked of an improvement: a model, its data, who decides, and how much may be spent."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llmo.engine.choice import valid_device
+from llmo.engine.single import SingleSettings
+from llmo.errors import LlmoError, at_least
+from llmo.evaluation.own.budget import Budget
+from llmo.hyperparameters import Start
+from llmo.mdp.own import OwnProblem
+from llmo.tasks.own.columns import OwnTask
+from llmo.tasks.own.data import OwnData
+from llmo.tasks.own.encode import Encoded
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+
+BATCH = 16
+RANKS = (0, 2, 4, 8)
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is to be done; a run folder that is resumed has the same.
+
+    Attributes:
+        own: The model and its data; its budget is set by the probe.
+        tokenizer: Of the model.
+        task: What is learned.
+        labels: Names of classes or tags.
+        agent: Name of the agent that decides.
+        policy: Folder of its policy; empty for the one that it comes with.
+        budget: How much may be spent.
+        seed: Of the batches, and of what is random in the agent.
+        device: Where the model is trained.
+        single: In which precision and parts.
+    """
+
+    own: OwnProblem
+    tokenizer: PreTrainedTokenizerFast
+    task: OwnTask
+    labels: tuple[str, ...]
+    agent: str
+    policy: str
+    budget: Budget
+    seed: int = 0
+    device: str = "cpu"
+    single: SingleSettings = SingleSettings()
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What a user may ask for besides a model and data.
+
+    Attributes:
+        budget: Such as ``10min``, ``3epochs`` or ``2e14flops``.
+        agent: Registered name of who decides.
+        policy: Folder of its policy; empty for the one that it comes with.
+        batch: Sequences in an optimizer step.
+        lora: Rank of LoRA factors on the frozen model; 0 trains all weights.
+        seed: Of the batches, and of what is random in the agent.
+        device: Where the model is trained.
+        single: In which precision and parts.
+
+    Raises:
+        LlmoError: One of them is not usable.
+    """
+
+    budget: str
+    agent: str = "ppo"
+    policy: str = ""
+    batch: int = BATCH
+    lora: int = 0
+    seed: int = 0
+    device: str = "cpu"
+    single: SingleSettings = SingleSettings()
+
+    def __post_init__(self) -> None:
+        at_least(1, batch=self.batch)
+        at_least(0, seed=self.seed)
+        if self.lora not in RANKS:
+            raise LlmoError("lora", self.lora, "0, 2, 4 or 8")
+        Budget.parse(self.budget)
+        valid_device(self.device)
+
+    def order(
+        self, name: str, model: PreTrainedModel, tokenizer: Any, start: Start, data: OwnData, encoded: Encoded
+    ) -> Order:
+        """The order for a model and data.
+
+        Args:
+            name: Says what it is, in records.
+            model: The model.
+            tokenizer: Its tokenizer.
+            start: From scratch, or pre-trained.
+            data: What is learned.
+            encoded: The same as the model reads it.
+        """
+        own = OwnProblem(
+            name=name,
+            model=model,
+            task=encoded.task,
+            sources=len(data.training),
+            start=start,
+            batch=self.batch,
+            budget=1.0,
+            rank=self.lora,
+            numbers=data.task == "regression",
+        )
+        return Order(
+            own=own,
+            tokenizer=tokenizer,
+            task=data.task,
+            labels=encoded.labels,
+            agent=self.agent,
+            policy=self.policy,
+            budget=Budget.parse(self.budget),
+            seed=self.seed,
+            device=self.device,
+            single=self.single,
+        )
