@@ -62,7 +62,6 @@ def improve(
         LlmoError: Something about the model, the data or a number; nothing is written over.
     """
     given = locals().copy()
-    from llmo.engine.own_models import HEADED, open_model
     from llmo.engine.single import SingleSettings
     from llmo.evaluation.own.improve import advise as first_advice
     from llmo.evaluation.own.improve import improve_model
@@ -70,29 +69,18 @@ def improve(
     from llmo.evaluation.own.report import write_report
     from llmo.evaluation.processes import one_thread
     from llmo.evaluation.provenance import command, provenance
-    from llmo.tasks.own.columns import OWN_TASKS
-    from llmo.tasks.own.data import load_data
-    from llmo.tasks.own.encode import encode
+    from llmo.mdp.own_source import OwnSource, columns_of
 
-    for name, value, allowed in (("model", model, "a folder, or scratch:64x2"), ("data", data, "a folder or a file")):
-        if not value:
-            raise LlmoError(f"--{name}", value, allowed)
-    if task not in OWN_TASKS:
-        raise LlmoError("--task", task, OWN_TASKS)
-    asked = _columns(columns or [])
+    source = OwnSource(model, data, task, columns_of(columns), seed)  # type: ignore[arg-type]
     single = SingleSettings(precision, checkpointing=checkpointing)
     wishes = Wishes(budget, agent, policy, batch, lora, seed, device, single)
     if not advise and not resume and out.is_dir() and any(entry.name != "lock" for entry in out.iterdir()):
         raise LlmoError("run folder", str(out), "a new or empty folder, or --resume to continue the run in it")
     one_thread()
-    opened = open_model(model, task)
-    found = load_data(data, task, asked, seed)
-    encoded = encode(found, opened.tokenizer, opened.config, opened.context)
-    for note in (*found.notes, *encoded.notes):
+    opened = source.open()
+    for note in (*opened.data.notes, *opened.encoded.notes):
         print(note)
-    name = f"{Path(model).name} on {Path(data).name}"
-    built = opened.build(encoded.labels if task in HEADED else None, seed)
-    order = wishes.order(name, built, opened.tokenizer, opened.start, found, encoded)
+    order = wishes.order(opened)
     if advise:
         action, why, (cause, evidence) = first_advice(order)
         print(f"{cause}: {evidence}\n{agent} would begin with {action}: {why}")
@@ -102,22 +90,12 @@ def improve(
     line, origin = command("improve", improve, given), provenance()
     versions = ", ".join(f"{key} {value}" for key, value in origin["versions"].items())
     facts = {"command": line, "commit": origin["commit"], "versions": versions, "machine": origin["machine"]}
-    report = write_report(result, out, f"How {name} was improved", facts)
+    report = write_report(result, out, f"How {opened.name} was improved", facts)
     print("test: " + ", ".join(f"{key} {value:.4g}" for key, value in _main(result.before.metrics).items()) + " before")
     print("test: " + ", ".join(f"{key} {value:.4g}" for key, value in _main(result.after.metrics).items()) + " after")
     for rival, comparison in result.against.items():
         print(f"loss lower than by {rival}: {comparison}")
     print(f"the model is in {out / 'model'}, what was done in {report}")
-
-
-def _columns(asked: list[str]) -> dict[str, str]:
-    found = {}
-    for pair in asked:
-        role, equals, column = pair.partition("=")
-        if not (role and equals and column):
-            raise LlmoError("columns", pair, "pairs such as text=body,label=topic")
-        found[role] = column
-    return found
 
 
 def _main(metrics: dict[str, float]) -> dict[str, float]:

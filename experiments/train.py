@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from contextlib import closing
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +22,9 @@ from llmo.run_dir import RunDir, write_text_atomic
 if TYPE_CHECKING:
     from llmo.agent import LearningAgent
     from llmo.evaluation.demonstrations import Demonstrations
+    from llmo.evaluation.own.budget import Budget
     from llmo.evaluation.workers import Workers
+    from llmo.mdp.own_source import OwnSource
     from llmo.mdp.reference import Curve
 
 FAMILIAR = 64
@@ -49,7 +51,7 @@ class Settings:
 
 @experiments.register("train")
 def train(
-    env: str,
+    env: str = "",
     agent: str = "ppo",
     steps: int = 150_000,
     out: Path = Path("runs/train"),
@@ -62,12 +64,19 @@ def train(
     workers: str | int = "processes",
     executor: Literal["batched", "compiled"] | None = None,
     device: str = "cpu",
+    model: str = "",
+    data: str = "",
+    task: str = "",
+    budget: str = "2min",
+    columns: list[str] | None = None,
+    batch: int = 16,
+    lora: int = 0,
     resume: bool = False,
 ) -> None:
-    """Learn a policy on train instances.
+    """Learn a policy on train instances: of an environment, or of a model and data of yours.
 
     Args:
-        env: Registered name of the environment.
+        env: Registered name of the environment; none with a model of yours.
         agent: Registered name of the learning agent.
         steps: Environment steps to learn from, demonstrations not counted; with 0 the policy only imitates.
         out: Run folder.
@@ -80,6 +89,13 @@ def train(
         workers: ``0`` for this process, ``N`` or ``processes:N``, ``processes`` for one a core, ``ray`` or ``ray:N``.
         executor: ``compiled`` trains the runs faster, after a minute of compiling; by default where that is paid back.
         device: Where the runs are trained, such as ``cuda``.
+        model: A model of yours that is trained again and again; see `llmo improve`.
+        data: What it is trained on.
+        task: What it learns.
+        budget: Of the longest training, such as 2min, 3epochs or 2e14flops; others have down to a quarter of it.
+        columns: Which column is what, as in text=body,label=topic; by default guessed.
+        batch: Sequences in an optimizer step of it.
+        lora: Rank of LoRA factors on it, 2, 4 or 8; 0 trains all weights.
         resume: Continue the run in the folder.
 
     Raises:
@@ -89,13 +105,19 @@ def train(
     from llmo.agent import LearningAgent
     from llmo.engine.choice import population_executor, valid_device
     from llmo.evaluation.demonstrations import valid_teacher
+    from llmo.evaluation.own.budget import Budget
     from llmo.evaluation.workers import find_workers
+    from llmo.mdp.own_source import OwnSource, columns_of
     from llmo.mdp.reward import valid_reward
     from llmo.mdp.spec import env_spec
 
     at_least(1, replicas=replicas)
     at_least(0, steps=steps, demonstrations=demonstrations, seed=seed)
-    env_spec(env)
+    own = OwnSource(model, data, task, columns_of(columns), seed) if model or data else None  # type: ignore[arg-type]
+    if own is None:
+        env_spec(env)
+    elif env:
+        raise LlmoError("environment with --model", env, "none: a model of yours is one")
     learner = catalog.make_agent(agent)
     if not isinstance(learner, LearningAgent):
         raise LlmoError("agent", agent, "one that learns, such as ppo")
@@ -106,6 +128,8 @@ def train(
     valid_device(device)
     found = find_workers(workers, replicas)
     with RunDir(out, resume) as run:
+        if own is not None:
+            env = _own_env(run, own, Budget.parse(budget), batch, lora, device)
         chosen = executor or run.settled("executor") or population_executor(steps)
         settings = Settings(env, agent, seed, steps, teacher, demonstrations, reward, replicas, chosen, gamma)
         run.settle(asdict(settings))
@@ -113,6 +137,26 @@ def train(
         learner.save(run.path / "policy", _card(settings, run.path))
         _remember(run.path / "policy", settings, found)
     print(f"the policy is in {out / 'policy'}")
+
+
+def _own_env(run: RunDir, source: OwnSource, budget: Budget, batch: int, rank: int, device: str) -> str:
+    """The environment of a user's model and data, from a file of the run folder; a budget in time becomes FLOPs."""
+    from llmo.engine.single import SingleSettings
+    from llmo.evaluation.own.budget import probe
+    from llmo.mdp.own import BUDGETS, own_spec
+    from llmo.mdp.own_source import write_own
+    from llmo.mdp.spec import env_spec
+
+    file = (run.path / "own.json").resolve()
+    if not file.exists():
+        own = source.open().problem(batch, rank, 1.0)
+        flops = probe(own, SingleSettings(), device).flops(budget)
+        # A training of the least budget has to have a step.
+        own_spec(replace(own, budget=flops / BUDGETS)).draw("test", 0, 1.0)
+        write_own(file, source, batch, rank, flops)
+    name = f"llmo/Own-v0:{file}"
+    env_spec(name)
+    return name
 
 
 def _learn(learner: LearningAgent, run: RunDir, settings: Settings, workers: Workers, device: str) -> None:

@@ -38,7 +38,8 @@ class _Parser(ArgumentParser):
 def call(function: Callable[..., object], program: str, arguments: Sequence[str]) -> None:
     """Call a function with arguments from a command line.
 
-    Parameters without a default are positional, the others options. Both may stand in a YAML file given by
+    Parameters without a default are positional, the others options; a first argument that is no option is the first
+    parameter, if that is a string. All may stand in a YAML file given by
     ``--config``, over which the command line wins; ``--print_config`` prints what the function would get.
 
     Args:
@@ -55,8 +56,13 @@ def call(function: Callable[..., object], program: str, arguments: Sequence[str]
         "--config", action="config", metavar="FILE.yaml", help="Settings; the command line wins over them."
     )
     parser.add_function_arguments(function, as_positional=True)
-    values = parser.instantiate(parser.parse_args(_familiar(arguments, typing.get_type_hints(function))))
-    function(**{name: values[name] for name in inspect.signature(function).parameters})
+    parameters, types = inspect.signature(function).parameters, typing.get_type_hints(function)
+    first = next(iter(parameters.values()), None)
+    optional = first is not None and first.default is not first.empty and types[first.name] is str
+    if optional and arguments and not arguments[0].startswith("-"):
+        arguments = [f"--{next(iter(parameters))}={arguments[0]}", *arguments[1:]]
+    values = parser.instantiate(parser.parse_args(_familiar(arguments, types)))
+    function(**{name: values[name] for name in parameters})
 
 
 def _familiar(arguments: Sequence[str], types: dict[str, Any]) -> list[str]:

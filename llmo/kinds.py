@@ -63,6 +63,15 @@ def kind_of(model: PreTrainedModel) -> Kind:
     raise LlmoError("model class", name, [f"...{ending}" for ending in _ENDINGS])
 
 
+def sees_ahead(config: PretrainedConfig) -> bool:
+    """Whether a model without a decoder sees what follows a token, as those that fill in masks do."""
+    from transformers import AutoModelForMaskedLM
+
+    if getattr(config, "is_encoder_decoder", False) or getattr(config, "is_decoder", False):
+        return False
+    return type(config) in AutoModelForMaskedLM._model_mapping
+
+
 @lru_cache(maxsize=16)
 def _causal(tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
     mask = torch.full((tokens, tokens), torch.finfo(torch.float32).min).triu(1)[None, None]

@@ -217,3 +217,12 @@ def test_control_c_ends_a_command_quietly(llmo: Callable[..., object], tmp_path:
         _, errors = process.communicate(timeout=30)
     assert (process.returncode, errors) == (130, "llmo: interrupted\n")
     assert time.monotonic() - started < 30
+
+
+def test_a_first_argument_is_the_first_parameter(capsys: pytest.CaptureFixture[str]) -> None:
+    """Also where it has a default, as the environment of `train` does, in whose place a model can be given."""
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "llmo/LanguageModel-v1", "--steps", "3", "--print_config"])
+    assert "env: llmo/LanguageModel-v1" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "--steps", "3", "llmo/LanguageModel-v1"])

@@ -17,7 +17,7 @@ import torch
 from llmo.engine.models import ModelShape, model_config, no_progress_bar
 from llmo.errors import LlmoError
 from llmo.hyperparameters import Start
-from llmo.kinds import Kind, auto_class
+from llmo.kinds import Kind, auto_class, sees_ahead
 from llmo.tasks.own.columns import OwnTask
 from llmo.tasks.text import load_tokenizer
 
@@ -137,15 +137,12 @@ def give_padding(tokenizer: Any, config: Any) -> None:
 
 def _check_fit(name: str, task: OwnTask, kind: Kind, config: Any) -> None:
     """Refuse models whose class takes a task that they cannot learn."""
-    from transformers import AutoModelForMaskedLM
-
     two = bool(getattr(config, "is_encoder_decoder", False))
     if kind in ("classification", "tagging") and two:
         raise LlmoError(
             f"model for {task}", f"{name} ({config.model_type})", "one without a decoder beside its encoder"
         )
-    sees_ahead = type(config) in AutoModelForMaskedLM._model_mapping and not getattr(config, "is_decoder", False)
-    if kind == "causal_lm" and not two and sees_ahead:
+    if kind == "causal_lm" and sees_ahead(config):
         raise LlmoError(
             f"model for {task}", f"{name} ({config.model_type})", "a decoder, which does not see what follows"
         )

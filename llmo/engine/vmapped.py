@@ -11,7 +11,8 @@ from torch.func import functional_call, vmap
 from llmo.engine.dropout import BlockDropout
 from llmo.engine.executors import Batch
 from llmo.engine.layout import Layout
-from llmo.kinds import Interface, kind_of
+from llmo.errors import LlmoError
+from llmo.kinds import Interface, kind_of, sees_ahead
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -25,12 +26,21 @@ class Vmapped:
 
     Attributes:
         identity: Equal identities compute the same function.
+
+    Raises:
+        LlmoError: The model sees what follows a token, which its masks here would hide.
     """
 
     lanes: int | None = None
 
     def __init__(self, model: PreTrainedModel) -> None:
         kind = kind_of(model)
+        if sees_ahead(model.config):
+            raise LlmoError(
+                f"model of many replicas with weights of their own ({type(model).__name__})",
+                model.config.model_type,
+                "a decoder, an encoder with a decoder, or LoRA factors alone",
+            )
         self.identity: tuple[str, ...] = ("full", kind, model.config.to_json_string())
         self.interface = Interface(model.config, kind)
         self.layout = Layout(model)

@@ -23,7 +23,7 @@ from llmo.engine.state import Problem
 from llmo.errors import LlmoError
 from llmo.hyperparameters import Hyperparameters, Start, default_learning_rate
 from llmo.kinds import kind_of
-from llmo.mdp.instances import SLACK, Instance
+from llmo.mdp.instances import SLACK, Instance, valid_place
 from llmo.mdp.materials import Source
 from llmo.mdp.spec import EnvSpec
 from llmo.tasks.task import Task
@@ -112,6 +112,7 @@ def own_spec(own: OwnProblem) -> EnvSpec:
     source = Source("clean", own.name, 0, 0.0)
 
     def draw(part: str, index: int, budget_scale: float = 1.0) -> Instance:
+        valid_place(part, index, budget_scale)
         rng = np.random.default_rng([index, len(part)])
         rate = budget = 1.0
         if part != "test":

@@ -4,12 +4,13 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import GPT2Config, LlamaConfig, T5Config
+from transformers import BertConfig, GPT2Config, LlamaConfig, T5Config
 
 from llmo.engine.intervals import draw_interval
 from llmo.engine.layout import Layout
 from llmo.engine.run import Run
 from llmo.engine.state import Problem
+from llmo.errors import LlmoError
 from llmo.hyperparameters import Hyperparameters
 from llmo.kinds import IGNORED, PADDING, Kind, auto_class
 from llmo.tasks.labelled import Labelled
@@ -162,3 +163,14 @@ def test_populations_agree_with_single(config: Any, kind: Kind, executor: str) -
     for seed in range(5):
         (alone,) = trained("single", 1, [seed])
         assert together[seed] == pytest.approx(alone, rel=2e-4)
+
+
+def test_populations_of_models_that_see_ahead_are_refused() -> None:
+    """Their masks would be hidden from them; one alone trains by its own class."""
+    config = BertConfig(
+        vocab_size=40, hidden_size=8, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2, pad_token_id=39,
+        num_labels=CLASSES, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0, classifier_dropout=0.0,
+    )  # fmt: skip
+    with pytest.raises(LlmoError, match="a decoder"):
+        Run(make_model(config, "classification"), 2, "batched")
+    Run(make_model(config, "classification"), 1)

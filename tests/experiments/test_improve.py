@@ -162,3 +162,21 @@ def test_models_that_cannot_be_used_are_refused(tmp_path: Path, capsys: pytest.C
     assert "one that transformers can load" in said()
     (model / "config.json").write_text('{"model_type": "t5"}')
     assert "model for causal_lm" in said("--task", "causal_lm")
+
+
+def test_a_policy_is_learned_on_the_own_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data, run = folder(tmp_path / "data", "classification"), tmp_path / "train"
+    own = ["--model", "scratch:8x1", "--data", str(data), "--task", "classification"]
+    small = ["--steps", "0", "--demonstrations", "2", "--replicas", "2", "--workers", "0", "--batch", "4"]
+    assert main(["train", *own, *small, "--budget", "3e8flops", "--teacher", "scripted", "--out", str(run)]) == 0
+    described = json.loads((run / "own.json").read_text())
+    assert (described["model"], described["data"], described["budget"]) == ("scratch:8x1", str(data), 3e8)
+    assert improve(data, "classification", tmp_path / "improved", "--policy", str(run / "policy")) == 0
+    result = json.loads((tmp_path / "improved" / "result.json").read_text())
+    assert result["after"]["loss"] < result["before"]["loss"]
+    capsys.readouterr()
+    assert main(["train", "llmo/Own-v0", *own, "--out", str(tmp_path / "new")]) == 2
+    assert "environment with --model" in capsys.readouterr().err
+    assert main(["train", *own[:-2], "--out", str(tmp_path / "new")]) == 2
+    assert "--task ''" in capsys.readouterr().err
+    assert not (tmp_path / "new").exists()

@@ -16,6 +16,7 @@ from llmo.evaluation.own.order import Wishes
 from llmo.evaluation.own.report import write_report
 from llmo.hyperparameters import Start
 from llmo.kinds import auto_class, kind_of
+from llmo.mdp.own_source import Opened
 from llmo.tasks.own.columns import OWN_TASKS, OwnTask
 from llmo.tasks.own.data import data_of
 from llmo.tasks.own.encode import encode
@@ -81,7 +82,7 @@ def improve(
     if task in HEADED and model.config.num_labels != outputs:
         raise LlmoError("num_labels of the model", model.config.num_labels, f"{outputs}, as the data have")
     start: Start = "pretrained" if model.config._name_or_path else "scratch"
-    order = wanted.order(type(model).__name__, model, tokenizer, start, data, encoded)
+    order = wanted.order(Opened(type(model).__name__, model, tokenizer, start, data, encoded))
     with nullcontext(out) if out is not None else TemporaryDirectory() as folder:
         result = improve_model(order, Path(folder), resume=resume, against=compare, say=say)
         if out is not None:

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llmo.engine.choice import valid_device
 from llmo.engine.single import SingleSettings
 from llmo.errors import LlmoError, at_least
 from llmo.evaluation.own.budget import Budget
-from llmo.hyperparameters import Start
 from llmo.mdp.own import OwnProblem
+from llmo.mdp.own_source import RANKS, Opened
 from llmo.tasks.own.columns import OwnTask
-from llmo.tasks.own.data import OwnData
-from llmo.tasks.own.encode import Encoded
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel, PreTrainedTokenizerFast
+    from transformers import PreTrainedTokenizerFast
 
 BATCH = 16
-RANKS = (0, 2, 4, 8)
 
 
 @dataclass(frozen=True)
@@ -86,35 +83,13 @@ class Wishes:
         Budget.parse(self.budget)
         valid_device(self.device)
 
-    def order(
-        self, name: str, model: PreTrainedModel, tokenizer: Any, start: Start, data: OwnData, encoded: Encoded
-    ) -> Order:
-        """The order for a model and data.
-
-        Args:
-            name: Says what it is, in records.
-            model: The model.
-            tokenizer: Its tokenizer.
-            start: From scratch, or pre-trained.
-            data: What is learned.
-            encoded: The same as the model reads it.
-        """
-        own = OwnProblem(
-            name=name,
-            model=model,
-            task=encoded.task,
-            sources=len(data.training),
-            start=start,
-            batch=self.batch,
-            budget=1.0,
-            rank=self.lora,
-            numbers=data.task == "regression",
-        )
+    def order(self, opened: Opened) -> Order:
+        """The order for a model and data."""
         return Order(
-            own=own,
-            tokenizer=tokenizer,
-            task=data.task,
-            labels=encoded.labels,
+            own=opened.problem(self.batch, self.lora, 1.0),
+            tokenizer=opened.tokenizer,
+            task=opened.data.task,
+            labels=opened.encoded.labels,
             agent=self.agent,
             policy=self.policy,
             budget=Budget.parse(self.budget),
