@@ -23,6 +23,8 @@ from llmo.evaluation.statistics import Array, Bootstrap, iqm, worst_decile
 
 SEARCH = "search_full"
 """What gains over the best rule is the headroom: rollout search to the end."""
+CONSTANT = "constant"
+"""The rule whose final loss is the second mark for speed-ups."""
 ROUNDING = 1e-12
 """Difference of log losses that is none: seeds that agree have a mean that may differ from each in the last bit."""
 
@@ -77,6 +79,9 @@ def score(records: Sequence[EpisodeRecord], reference: str, best_rule: str) -> d
         "tails": _tails(losses, reference, best_rule, bootstrap),
         "headroom": _headroom(losses, best_rule, bootstrap),
         "speedup": _speedups(agents, instances, losses[reference].mean(axis=0)),
+        "speedup_over_constant": _speedups(agents, instances, losses[CONSTANT].mean(axis=0))
+        if CONSTANT in losses
+        else {},
     }
 
 
@@ -171,10 +176,10 @@ def _kind(name: str, played: Sequence[Result]) -> str:
 
 
 def _speedups(agents: Mapping[str, Episodes], instances: Instances, goal: Array) -> dict[str, dict[str, float]]:
-    """How many times less budget each agent needs to match the reference; empty if only budget 1 was played.
+    """How many times less budget each agent needs to match a rule; empty if only budget 1 was played.
 
-    For each instance and seed it is 1 / the smallest budget whose test loss is at most the reference's at budget 1, and
-    0 where no budget was enough; `not_reached` is the share of these.
+    For each instance and seed it is 1 / the smallest budget whose test loss is at most the rule's at budget 1, and 0
+    where no budget was enough; `not_reached` is the share of these.
     """
     others = {key[1:] for episodes in agents.values() for key in episodes if key[2] != 1}
     if not others:

@@ -244,7 +244,9 @@ def test_speedup_of_a_planted_case() -> None:
     played = [*records("constant", bar), *records("constant", bar + 0.1, budget=1 / 1.5)]
     played += [*records("constant", bar + 0.1, budget=0.5), *records("ppo", never)]
     played += [*records("ppo", never, budget=1 / 1.5), *records("ppo", never, budget=0.5), *records("keep", bar)]
-    speedup = score(played, "constant", "constant")["speedup"]
+    scores = score(played, "constant", "constant")
+    speedup = scores["speedup"]
+    assert scores["speedup_over_constant"] == speedup
     assert speedup.keys() == {"constant", "ppo"}
     assert speedup["ppo"]["iqm"] == 2 and speedup["ppo"]["not_reached"] == pytest.approx(0.2)
     assert speedup["constant"] == {"iqm": 1, "low": 1, "high": 1, "not_reached": 0}
