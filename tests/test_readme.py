@@ -1,4 +1,4 @@
-"""The README's plug-ins obey their contracts, and what it names is there."""
+"""The plug-ins of README and docs obey their contracts, and what the README names is there."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,8 @@ from llmo.cli import main
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 BLOCKS = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-PLUGINS = {name: block for block in BLOCKS for name in re.findall(r'\.register\("(.+?)"\)', block)}
+DOCS = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "plugins.md").read_text(), re.DOTALL)
+PLUGINS = {name: block for block in (*BLOCKS, *DOCS) for name in re.findall(r'\.register\("(.+?)"\)', block)}
 
 
 @pytest.mark.parametrize("name", PLUGINS)
@@ -26,11 +27,12 @@ def test_a_plug_in_of_the_readme_obeys_its_contract(
         assert main(["--plugin", module, "check", name]) == 0, capsys.readouterr().out
     finally:
         for registry in catalog.KINDS.values():
-            registry._entries.pop(name, None)
+            for registered in re.findall(r'\.register\("(.+?)"', PLUGINS[name]):
+                registry._entries.pop(registered, None)
 
 
-def test_an_action_an_environment_and_an_agent_are_shown() -> None:
-    assert len(PLUGINS) == 3
+def test_everything_that_plugs_in_is_shown() -> None:
+    assert {"rate_x0.8", "me/SmallMenu-v0", "halve-when-worse", "smoothed_lm", "my/Digits-v0"} <= set(PLUGINS)
 
 
 def test_the_readmes_program_runs(capsys: pytest.CaptureFixture[str]) -> None:
