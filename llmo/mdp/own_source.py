@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from llmo.engine.models import ModelShape, model_config
 from llmo.engine.own_models import HEADED, fresh_model, open_model
 from llmo.errors import LlmoError, at_least
 from llmo.hyperparameters import Start
-from llmo.mdp.own import OwnProblem
+from llmo.mdp.own import STEPS, OwnProblem, own_cost
 from llmo.run_dir import write_text_atomic
 from llmo.tasks.library_examples import library_examples
 from llmo.tasks.own.columns import OWN_TASKS, OwnTask
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 RANKS = (0, 2, 4, 8)
+EXAMPLE = ModelShape(8, 1)
 
 
 @dataclass(frozen=True)
@@ -164,12 +165,18 @@ def read_own(file: Path) -> OwnProblem:
     return source.open().problem(batch, rank, budget)
 
 
-def example_own() -> OwnProblem:
-    """A small problem that every Python carries: which part of the library a docstring belongs to."""
-    own = fresh_model("docstrings", model_config(ModelShape(8, 1)), "classification")
+def example_own(shape: ModelShape = EXAMPLE) -> OwnProblem:
+    """A problem that every Python carries: which part of the library a docstring belongs to; some 80 optimizer steps.
+
+    Args:
+        shape: Of the model.
+    """
+    own = fresh_model("docstrings", model_config(shape), "classification")
     training, *held_out = (library_examples("topics", "train", split) for split in ("training", "validation", "test"))
     validation, test = (split[:64] for split in held_out)
     data = OwnData("classification", (training,), validation, test, ("text", "label"), ())
     encoded = encode(data, own.tokenizer, own.config, 24)
     model = own.build(encoded.labels, 0)
-    return Opened(own.name, model, own.tokenizer, own.start, data, encoded).problem(4, 0, 2e8)
+    problem = Opened(own.name, model, own.tokenizer, own.start, data, encoded).problem(4, 0, 1.0)
+    cost = own_cost(problem)
+    return replace(problem, budget=STEPS * (16 * cost.train + len(validation) * cost.forward))

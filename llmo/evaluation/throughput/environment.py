@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import numpy as np
 
@@ -114,13 +115,13 @@ class Stopwatch:
     def __init__(self) -> None:
         self.seconds = 0.0
 
-    def around(self, function: Callable[..., object]) -> Callable[..., object]:
+    def around(self, function: Callable[..., Any]) -> Callable[..., Any]:
         """The same function, timed."""
 
-        def timed(*arguments: object) -> object:
+        def timed(*arguments: Any, **named: Any) -> Any:
             started = time.process_time()
             try:
-                return function(*arguments)
+                return function(*arguments, **named)
             finally:
                 self.seconds += time.process_time() - started
 

@@ -15,6 +15,7 @@ from llmo.evaluation.throughput.ppo import ppo_training
 from llmo.evaluation.throughput.row import Row
 from llmo.evaluation.throughput.scaling import two_processes
 from llmo.evaluation.throughput.single_run import env_step, snapshot
+from llmo.evaluation.throughput.steering import improve_steps, trainer_callback
 from llmo.evaluation.throughput.sweep import sweep
 from llmo.evaluation.throughput.timing import Effort
 
@@ -30,6 +31,8 @@ MEASURES: dict[str, Callable[[Effort], Iterator[Row]]] = {
     "mixed-population": mixed_population,
     "two-processes": two_processes,
     "ppo-training": ppo_training,
+    "trainer-callback": trainer_callback,
+    "improve": improve_steps,
     "compile": compile_time,
     "limits": limits,
     "gpu-population": gpu_population,

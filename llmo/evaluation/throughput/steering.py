@@ -1,0 +1,108 @@
+"""What an agent costs beside the training that it steers: inside `transformers.Trainer`, and in `llmo improve`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+
+from llmo.cautious import tuning_agent
+from llmo.engine.models import ModelShape, build_model
+from llmo.evaluation.own.session import Session
+from llmo.evaluation.throughput.environment import Stopwatch, timed_runs
+from llmo.evaluation.throughput.problems import LARGE, SMALL
+from llmo.evaluation.throughput.row import Row, Target, Workload, compared
+from llmo.evaluation.throughput.timing import LEAST_ROUNDS, Effort
+from llmo.mdp.own import own_cost, own_spec
+from llmo.mdp.own_source import example_own
+from llmo.run_dir import RunDir
+
+BATCH, TOKENS, STEPS = 8, 64, 400
+LONGER = 8
+"""Times the example's budget that `improve` is measured with: some seconds of training."""
+EVENTS = ("on_train_begin", "on_pre_optimizer_step", "on_step_end", "on_log", "on_evaluate", "on_save", "on_train_end")
+
+
+class Sequences(torch.utils.data.Dataset[dict[str, Any]]):
+    """Random tokens.
+
+    Args:
+        count: How many sequences.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._ids = torch.randint(512, (count, TOKENS), generator=torch.Generator().manual_seed(0))
+
+    def __len__(self) -> int:
+        return len(self._ids)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return {"input_ids": self._ids[index], "labels": self._ids[index]}
+
+
+def trainer_callback(effort: Effort) -> Iterator[Row]:
+    """Steps of `transformers.Trainer` with `TrainerCallback`, evaluations not counted, against the same without it."""
+    for shape in (SMALL, LARGE):
+        pairs: list[tuple[float, float]] = []
+        end = time.perf_counter() + 15 * effort.scale
+        while len(pairs) < LEAST_ROUNDS or time.perf_counter() < end:
+            pairs.append(_trained(shape, STEPS))
+        ours, alone = zip(*pairs, strict=True)
+        size = sum(parameter.numel() for parameter in build_model(shape, 0).parameters())
+        target = Target("at most", 1.01) if shape == LARGE else None
+        yield compared(
+            "trainer-callback", Workload(size, BATCH * TOKENS, 1), ours, alone, "s", target,
+            note=f"Llama {shape}, {STEPS} steps with 20 decisions, the callback's own time taken off",
+        )  # fmt: skip
+
+
+def _trained(shape: ModelShape, steps: int) -> tuple[float, float]:
+    """Processor time of a training without its evaluations, and the same less what the callback took."""
+    from transformers import Trainer, TrainingArguments
+
+    from llmo.trainer.callback import TrainerCallback
+
+    callback, own, evaluations = TrainerCallback(), Stopwatch(), Stopwatch()
+    for event in EVENTS:
+        setattr(callback, event, own.around(getattr(callback, event)))
+    with TemporaryDirectory() as folder:
+        args = TrainingArguments(
+            folder, max_steps=steps, per_device_train_batch_size=BATCH, report_to=[], save_strategy="no", use_cpu=True,
+            disable_tqdm=True, logging_strategy="no", dataloader_pin_memory=False,
+        )  # fmt: skip
+        data = Sequences(BATCH * 100)
+        trainer = Trainer(build_model(shape, 0), args, train_dataset=data, eval_dataset=Sequences(BATCH))
+        trainer.add_callback(callback)
+        trainer.evaluate = evaluations.around(trainer.evaluate)  # type: ignore[method-assign]
+        callback._say = lambda state, text: None  # type: ignore[method-assign]
+        started = time.process_time()
+        trainer.train()
+        total = time.process_time() - started
+    # Deciding happens inside an evaluation.
+    plain = total - evaluations.seconds
+    return plain, plain - own.seconds
+
+
+def improve_steps(effort: Effort) -> Iterator[Row]:
+    """A run of `llmo improve`, with decisions, records and checkpoints, against training and validation in it."""
+    pairs: list[tuple[float, float]] = []
+    example = example_own(ModelShape(128, 2))
+    own = replace(example, budget=LONGER * example.budget)
+    end = time.perf_counter() + 15 * effort.scale
+    while len(pairs) < LEAST_ROUNDS or time.perf_counter() < end:
+        with TemporaryDirectory() as folder, RunDir(Path(folder)) as run, timed_runs("train", "evaluate") as engine:
+            session = Session(own_spec(own), tuning_agent("ppo"), 0, run)
+            started, before = time.process_time(), engine.seconds
+            session.finish(lambda _: None)
+            pairs.append((time.process_time() - started, engine.seconds - before))
+    ours, alone = zip(*pairs, strict=True)
+    size = sum(parameter.numel() for parameter in own.model.parameters())
+    yield compared(
+        "improve", Workload(size, own.batch * own.task.tokens, 1), ours, alone, "s", Target("at most", 1.03),
+        executor="single", note=f"classification, {own.budget / own_cost(own).train / own.batch:.0f} steps",
+    )  # fmt: skip
