@@ -1,6 +1,6 @@
 """Fine-tuning for anything: language models, classification, tagging, sequence to sequence; mostly from one source.
 
-See `llmo/mdp/mixed_instances.py` for what an instance draws. The policy of `llmo improve` has learned here.
+See `llmo/mdp/mixed_instances.py` for what an instance draws: what policies meet in `llmo improve`.
 """
 
 from __future__ import annotations

@@ -6,6 +6,8 @@ The folder gets `model/` (loads with `from_pretrained`), `decisions.jsonl`, `res
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -62,6 +64,7 @@ def improve(
         LlmoError: Something about the model, the data or a number; nothing is written over.
     """
     given = locals().copy()
+    from llmo.engine.ranks import first_rank
     from llmo.engine.single import SingleSettings
     from llmo.evaluation.own.improve import advise as first_advice
     from llmo.evaluation.own.improve import improve_model
@@ -74,19 +77,28 @@ def improve(
     source = OwnSource(model, data, task, columns_of(columns), seed)  # type: ignore[arg-type]
     single = SingleSettings(precision, checkpointing=checkpointing)
     wishes = Wishes(budget, agent, policy, batch, lora, seed, device, single)
-    if not advise and not resume and out.is_dir() and any(entry.name != "lock" for entry in out.iterdir()):
+    if (
+        not advise
+        and not resume
+        and first_rank()
+        and out.is_dir()
+        and any(entry.name != "lock" for entry in out.iterdir())
+    ):
         raise LlmoError("run folder", str(out), "a new or empty folder, or --resume to continue the run in it")
     one_thread()
     opened = source.open()
+    say = partial(print, flush=True) if first_rank() else _nothing
     for note in (*opened.data.notes, *opened.encoded.notes):
-        print(note)
+        say(note)
     order = wishes.order(opened)
     if advise:
         action, why, (cause, evidence) = first_advice(order)
         print(f"{cause}: {evidence}\n{agent} would begin with {action}: {why}")
         return
-    print(f"{'step':>4}  {'budget':>6}  {'training':>8}  {'validation':>10}  {'rate':>8}  action")
-    result = improve_model(order, out, resume=resume, against=compare, on_step=_show)
+    say(f"{'step':>4}  {'budget':>6}  {'training':>8}  {'validation':>10}  {'rate':>8}  action")
+    result = improve_model(order, out, resume=resume, against=compare, say=say, on_step=partial(_show, say))
+    if not first_rank():
+        return
     line, origin = command("improve", improve, given), provenance()
     versions = ", ".join(f"{key} {value}" for key, value in origin["versions"].items())
     facts = {"command": line, "commit": origin["commit"], "versions": versions, "machine": origin["machine"]}
@@ -103,10 +115,13 @@ def _main(metrics: dict[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if "_" not in name or name in ("macro_f1", "exact_match")}
 
 
-def _show(session: Session) -> None:
+def _nothing(text: str) -> None:
+    """What processes say that help the first one."""
+
+
+def _show(say: Callable[[str], None], session: Session) -> None:
     last = session.decisions[-1]
-    print(
+    say(
         f"{last.step:>4}  {last.spent:>6.0%}  {last.train_loss:>8.3f}  {last.validation_loss:>10.3f}  "
-        f"{last.learning_rate:>8.2g}  {'' if last.action == 'keep' else last.action}",
-        flush=True,
+        f"{last.learning_rate:>8.2g}  {'' if last.action == 'keep' else last.action}"
     )

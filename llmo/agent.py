@@ -190,12 +190,10 @@ class LearningAgent(Agent):
     Attributes:
         policy: Folder of the policy that it plays, loaded by `bind`; empty for the shipped one.
         shipped: Folder of the policy that comes with the agent; None where none does.
-        fine_tuning: Folder of the one that comes with it for models and data of users; None where none does.
     """
 
     policy: str
     shipped: Path | None = None
-    fine_tuning: Path | None = None
 
     @abstractmethod
     def learn(

@@ -57,11 +57,11 @@ class CautiousAgent(Agent):
 
 
 def tuning_agent(name: str, policy: str = "") -> Agent:
-    """An agent that is to train somebody's model: a learned one by its policy for that, with caution.
+    """An agent that is to train somebody's model: a learned one with caution.
 
     Args:
         name: Its registered name.
-        policy: Folder of the policy; by default the one for fine-tuning that comes with it.
+        policy: Folder of its policy, if it has learned; by default the one that comes with it.
 
     Raises:
         LlmoError: There is no such agent, or none of its policies.
@@ -70,7 +70,7 @@ def tuning_agent(name: str, policy: str = "") -> Agent:
     if not issubclass(kind, LearningAgent):
         agent: Agent = catalog.make_agent(name)
         return agent
-    folder = policy or str(kind.fine_tuning or kind.shipped or "")
+    folder = policy or str(kind.shipped or "")
     agent = catalog.make_agent(name, policy=folder)
     familiar = Familiar.load(Path(folder)) if folder else None
     return agent if familiar is None else CautiousAgent(agent, familiar)

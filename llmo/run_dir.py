@@ -258,6 +258,29 @@ def write_text_atomic(path: str | Path, text: str) -> None:
         write_bytes_synced(temporary, text.encode())
 
 
+class ReadOnlyRunDir(RunDir):
+    """A run's folder in the eyes of a process that helps another one, which writes it: what is to be written is not."""
+
+    def __enter__(self) -> RunDir:
+        """Nothing is made or locked."""
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        pass
+
+    def settle(self, settings: Mapping[str, Any]) -> None:
+        """See `RunDir.settle`, which the other process does."""
+
+    def append(self, record: Mapping[str, Any], name: str = "decisions.jsonl") -> None:
+        """See `RunDir.append`, which the other process does."""
+
+    def rewind(self, checkpoint: Checkpoint | None) -> None:
+        """See `RunDir.rewind`, which the other process does."""
+
+    def checkpoint(self, step: int, tensors: Mapping[str, torch.Tensor | np.ndarray], meta: Mapping[str, Any]) -> None:
+        """See `RunDir.checkpoint`, which the other process does."""
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """A temporary name beside `path` to write to; it replaces `path` at the end, or is removed on an error."""

@@ -7,7 +7,7 @@ import os
 import time
 from dataclasses import replace
 from datetime import timedelta
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from llmo.engine.single import SingleSettings
 from llmo.errors import LlmoError
 
+T = TypeVar("T")
 TIMEOUT = timedelta(seconds=60)
 """How long a rank waits for the others, which do the same work at the same time."""
 LAST_SECONDS = 0.2
@@ -29,6 +30,15 @@ def launched() -> bool:
 def first_rank() -> bool:
     """Whether this process is the one that prints and writes files."""
     return not launched() or os.environ.get("RANK") == "0"
+
+
+def agreed(value: T) -> T:
+    """What the first rank has, on every rank, by pickling; without several that train, the value itself."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return value
+    values = [value]
+    torch.distributed.broadcast_object_list(values, src=0)
+    return values[0]
 
 
 def _leave() -> None:

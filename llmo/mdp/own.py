@@ -6,8 +6,9 @@ seed. Those of ``train`` differ as fine-tunes do, in rate, budget and seed, for 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -26,7 +27,7 @@ from llmo.kinds import kind_of
 from llmo.mdp.instances import SLACK, Instance, valid_place
 from llmo.mdp.materials import Source
 from llmo.mdp.spec import EnvSpec
-from llmo.tasks.task import Task
+from llmo.tasks.task import Examples, Task
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,6 +36,9 @@ STEPS = 20
 """Environment steps of an episode that only keeps: as in the environments that policies are learned in."""
 LEAST_INTERVAL = 4
 """Optimizer steps of an environment step below which there are fewer environment steps instead."""
+LOOKS = 0.25
+"""Share of the budget that validation may take, unless `LEAST_VALIDATION` sequences are more."""
+LEAST_VALIDATION = 64
 RATES, BUDGETS = 30.0, 4.0
 """Most by which `train` instances start above or below the default rate; most by which their budgets are smaller."""
 
@@ -90,6 +94,19 @@ def plan(cost: Cost, validation: int, batch: int, budget: float) -> tuple[int, i
         return STEPS, interval
     steps = max(1, int(left // (look + LEAST_INTERVAL * step)))
     return steps, max(1, int((left / steps - look) // step))
+
+
+def with_affordable_validation(own: OwnProblem) -> OwnProblem:
+    """The same with fewer validation sequences, evenly chosen, where looking at all of them leaves little to train."""
+    task = own.task
+    count = len(task.validation.inputs)
+    wanted = int(LOOKS * own.budget / (STEPS + 1) / own_cost(own).forward)
+    if wanted >= count or count <= LEAST_VALIDATION:
+        return own
+    chosen = np.linspace(0, count - 1, max(LEAST_VALIDATION, wanted)).astype(int)
+    fewer = copy.copy(task)
+    fewer.validation = Examples(task.validation.inputs[chosen], task.validation.labels[chosen])
+    return replace(own, task=fewer)
 
 
 def own_cost(own: OwnProblem) -> Cost:

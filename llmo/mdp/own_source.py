@@ -12,7 +12,7 @@ from llmo.engine.models import ModelShape, model_config
 from llmo.engine.own_models import HEADED, fresh_model, open_model
 from llmo.errors import LlmoError, at_least
 from llmo.hyperparameters import Start
-from llmo.mdp.own import STEPS, OwnProblem, own_cost
+from llmo.mdp.own import STEPS, OwnProblem, own_cost, with_affordable_validation
 from llmo.run_dir import write_text_atomic
 from llmo.tasks.library_examples import library_examples
 from llmo.tasks.own.columns import OWN_TASKS, OwnTask
@@ -162,7 +162,7 @@ def read_own(file: Path) -> OwnProblem:
         source = OwnSource(**content)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LlmoError("own problem", str(file), f"a file that `llmo train --model` wrote ({error})") from error
-    return source.open().problem(batch, rank, budget)
+    return with_affordable_validation(source.open().problem(batch, rank, budget))
 
 
 def example_own(shape: ModelShape = EXAMPLE) -> OwnProblem:

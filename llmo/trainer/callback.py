@@ -39,7 +39,7 @@ class TrainerCallback(Callback, ExportableState):
 
     Args:
         agent: Registered name of who decides.
-        policy: Folder of a policy for an agent that learns; by default the one for fine-tuning that comes with it.
+        policy: Folder of a policy for an agent that learns; by default the one that comes with it.
         decisions: How many times it decides.
         keep_best: Whether the best weights and moments are kept in CPU memory and in checkpoints, to go back to.
         seed: Of what is random in the agent and in corrupted inputs.

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from llmo.actions.menu import MENU
@@ -16,6 +15,7 @@ from llmo.agent import Agent, Space
 from llmo.diagnostics.causes import diagnose
 from llmo.diagnostics.features import NAMES, observe
 from llmo.diagnostics.history import History
+from llmo.engine.ranks import agreed
 from llmo.errors import LlmoError
 from llmo.hyperparameters import Start
 from llmo.kinds import Interface, kind_of
@@ -145,7 +145,8 @@ class Steering:
         action, why = self._ask(observation, mask)
         if self.history.last.diverged and mask[MENU.index("rollback")]:
             action, why = "rollback", "the loss is no number any more"
-        action, why = _agreed(action, why)
+        # A last bit must not part processes that train together.
+        action, why = agreed((action, why))
         self.levers.apply(action)
         self.history.actions.append(action)
         self.history.hyperparameters = self.levers.settings
@@ -184,15 +185,6 @@ class Steering:
 def _measurement(stored: dict[str, Any]) -> Measurement:
     values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in stored.items()}
     return Measurement(**values)
-
-
-def _agreed(action: str, why: str) -> tuple[str, str]:
-    """What the first process has chosen, in every process: a last bit must not part them."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return action, why
-    chosen = [(action, why)]
-    torch.distributed.broadcast_object_list(chosen, src=0)
-    return chosen[0]
 
 
 def _start(model: Any) -> Start:

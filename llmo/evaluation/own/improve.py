@@ -15,6 +15,7 @@ import numpy as np
 from llmo import catalog
 from llmo.agent import Agent
 from llmo.cautious import tuning_agent
+from llmo.engine.ranks import agreed, first_rank
 from llmo.evaluation.own.budget import probe
 from llmo.evaluation.own.compare import Comparison, compare
 from llmo.evaluation.own.export import improved_model, save_model
@@ -22,8 +23,8 @@ from llmo.evaluation.own.order import Order
 from llmo.evaluation.own.scoring import Score, score_model
 from llmo.evaluation.own.session import Session
 from llmo.evaluation.result import Decision
-from llmo.mdp.own import OwnProblem, own_cost, own_default_rate, own_spec
-from llmo.run_dir import RunDir, write_text_atomic
+from llmo.mdp.own import OwnProblem, own_cost, own_default_rate, own_spec, with_affordable_validation
+from llmo.run_dir import ReadOnlyRunDir, RunDir, write_text_atomic
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -87,19 +88,20 @@ def improve_model(
         LlmoError: Something does not fit; nothing is written over.
     """
     agent = tuning_agent(order.agent, order.policy)
-    with RunDir(folder, resume) as run:
+    with _run_dir(folder, resume) as run:
         order = _planned(order, run, say)
         session = _session(order, agent, run)
         # First, so that what a score needs is missed before the budget is spent.
         before = _score(order, order.own.model)
         session.finish(on_step)
         model = improved_model(order.own.model, session.delivered(), order.own.rank)
-        save_model(model, order.tokenizer, folder / "model")
+        if first_rank():
+            save_model(model, order.tokenizer, folder / "model")
         after = _score(order, model)
         others = {}
         for number, (name, agent) in enumerate(rivals(order.own).items() if against else ()):
             say(f"training by {name}, at the same budget")
-            with RunDir(folder / f"rival-{number + 1}", resume=True) as beside:
+            with _run_dir(folder / f"rival-{number + 1}", resume=True) as beside:
                 rival = _session(order, agent, beside)
                 rival.finish(lambda _: None)
                 others[name] = _score(order, improved_model(order.own.model, rival.delivered(), order.own.rank))
@@ -113,8 +115,14 @@ def improve_model(
             {name: compare(after, score) for name, score in others.items()},
             (spent, order.own.budget),
         )
-        write_text_atomic(folder / "result.json", json.dumps(summary(result), indent=1) + "\n")
+        if first_rank():
+            write_text_atomic(folder / "result.json", json.dumps(summary(result), indent=1) + "\n")
     return result
+
+
+def _run_dir(folder: Path, resume: bool) -> RunDir:
+    """The folder of a run, which the first of the processes that train together writes."""
+    return RunDir(folder, resume) if first_rank() else ReadOnlyRunDir(folder, resume)
 
 
 def advise(order: Order, say: Callable[[str], None] = print) -> tuple[str, str, tuple[str, str]]:
@@ -141,14 +149,15 @@ def _planned(order: Order, run: RunDir, say: Callable[[str], None]) -> Order:
     known = run.settled("probed")
     if known is None:
         found = probe(order.own, order.single, order.device)
-        known = {"flops": found.flops(order.budget), "accumulation": found.accumulation}
+        # Every process has a clock of its own.
+        known = agreed({"flops": found.flops(order.budget), "accumulation": found.accumulation})
         parts = f", in {found.accumulation} parts as memory is short" if found.accumulation > 1 else ""
         say(
             f"probe: {1000 * found.step_seconds:.1f} ms for a step of {order.own.batch} sequences{parts}, "
             f"{found.flops_per_second / 1e9:.1f} GFLOP/s; the budget is {known['flops']:.3g} FLOPs, about "
             f"{known['flops'] / found.flops_per_second / 60:.1f} minutes"
         )
-    own = replace(order.own, budget=known["flops"])
+    own = with_affordable_validation(replace(order.own, budget=known["flops"]))
     own_spec(own).draw("test", order.seed, 1.0)
     run.settle(
         {

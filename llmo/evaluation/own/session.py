@@ -15,6 +15,7 @@ from torch import Tensor
 
 from llmo.agent import Agent, OptimizerAgent
 from llmo.diagnostics.causes import diagnose
+from llmo.engine.shards import ShardLayout
 from llmo.engine.single import SingleSettings
 from llmo.errors import LlmoError
 from llmo.evaluation.result import Decision
@@ -116,8 +117,10 @@ class Session:
         return self.population.spec.menu[action], why, diagnose(observation)
 
     def delivered(self) -> Tensor:
-        """The best weights by validation, [P], or the factors on a frozen model."""
-        return self.population.run_of(0).delivered(0)[0]
+        """The best weights by validation, [P], or the factors on a frozen model; to be called on all ranks."""
+        run = self.population.run_of(0)
+        delivered = run.delivered(0)[0]
+        return run.layout.whole(delivered) if isinstance(run.layout, ShardLayout) else delivered
 
     def _ask(self, observation: NDArray[np.float32], mask: NDArray[np.bool_]) -> tuple[int, str]:
         action = int(self._agent.act(observation[None], mask[None], np.array([not self._seen]))[0])

@@ -1,0 +1,73 @@
+"""What a policy knows, against scipy's distance; and agents that go on by the usual recipe where they know nothing."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.spatial.distance
+
+from llmo import catalog
+from llmo.agent import LearningAgent, Space
+from llmo.cautious import CautiousAgent, tuning_agent
+from llmo.diagnostics.features import INDEX, NAMES
+from llmo.errors import LlmoError
+from llmo.familiar import FILE, MARGIN, NOISE, Familiar
+
+MENU = ("keep", "rate_x2", "rate_decay")
+
+
+@pytest.fixture
+def observations() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    mixed = rng.standard_normal((400, 5)) @ rng.standard_normal((5, len(NAMES)))
+    return (0.3 * mixed).astype(np.float32)
+
+
+def test_distances_are_those_of_scipy(observations: np.ndarray) -> None:
+    familiar = Familiar.of(observations)
+    covariance = np.cov(observations.astype(float), rowvar=False) + NOISE**2 * np.eye(len(NAMES))
+    inverse = np.linalg.inv(covariance)
+    wanted = [scipy.spatial.distance.mahalanobis(row, observations.mean(0), inverse) ** 2 for row in observations[:9]]
+    np.testing.assert_allclose(familiar.distances(observations[:9]), wanted, rtol=1e-3)
+    assert familiar.limit == pytest.approx(MARGIN * familiar.distances(observations).max())
+
+
+def test_what_is_strange_is_named(observations: np.ndarray) -> None:
+    familiar = Familiar.of(observations)
+    strange = observations[0].copy()
+    strange[INDEX["update_ratio"]] += 9.0
+    assert familiar.distances(strange[None])[0] > familiar.limit
+    assert NAMES[familiar.strangest(strange)] == "update_ratio"
+
+
+def test_it_comes_back_from_its_file(observations: np.ndarray, tmp_path: Path) -> None:
+    familiar = Familiar.of(observations)
+    familiar.save(tmp_path)
+    stored = Familiar.load(tmp_path)
+    assert stored is not None
+    np.testing.assert_array_equal(stored.distances(observations), familiar.distances(observations))
+    assert stored.limit == familiar.limit
+    assert Familiar.load(tmp_path / "empty") is None
+    (tmp_path / FILE).write_bytes(b"no such file")
+    with pytest.raises(LlmoError, match=FILE):
+        Familiar.load(tmp_path)
+
+
+def test_an_agent_is_asked_where_it_knows_its_way_alone(observations: np.ndarray) -> None:
+    agent = CautiousAgent(catalog.make_agent("keep"), Familiar.of(observations))
+    agent.bind(Space(MENU, NAMES))
+    agent.reset([0, 1, 2])
+    seen = np.stack([observations[0], observations[0] + 9, observations[0] + 9])
+    mask = np.array([[True, True, True], [True, True, True], [True, True, False]])
+    chosen = agent.act(seen, mask, np.ones(3, bool))
+    assert [MENU[action] for action in chosen] == ["keep", "rate_decay", "keep"]
+    assert [reason.startswith("the usual recipe") for reason in agent.explain()] == [False, True, True]
+
+
+def test_the_shipped_policy_says_what_it_knows() -> None:
+    kind = catalog.get("agents", "ppo")
+    assert issubclass(kind, LearningAgent) and kind.shipped is not None
+    familiar = Familiar.load(kind.shipped)
+    assert familiar is not None and familiar.limit > len(NAMES)
+    assert isinstance(tuning_agent("ppo"), CautiousAgent)
+    assert not isinstance(tuning_agent("scripted"), CautiousAgent)
