@@ -2,6 +2,7 @@
 
 import json
 import random
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -180,3 +181,14 @@ def test_a_policy_is_learned_on_the_own_model(tmp_path: Path, capsys: pytest.Cap
     assert main(["train", *own[:-2], "--out", str(tmp_path / "new")]) == 2
     assert "--task ''" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_trained(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, out = folder(tmp_path / "data", "classification"), tmp_path / "deep" / "improved"
+    usage = shutil.disk_usage(tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage._replace(free=100_000))
+    assert improve(data, "classification", out) == 2
+    assert f"0.0001 GB at {tmp_path}" in capsys.readouterr().err
+    assert not out.exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from llmo import catalog
 from llmo.agent import Agent
 from llmo.cautious import tuning_agent
 from llmo.engine.ranks import agreed, first_rank
+from llmo.errors import LlmoError
 from llmo.evaluation.own.budget import probe
 from llmo.evaluation.own.compare import Comparison, compare
 from llmo.evaluation.own.export import improved_model, save_model
@@ -24,11 +26,13 @@ from llmo.evaluation.own.scoring import Score, score_model
 from llmo.evaluation.own.session import Session
 from llmo.evaluation.result import Decision
 from llmo.mdp.own import OwnProblem, own_cost, own_default_rate, own_spec, with_affordable_validation
-from llmo.run_dir import ReadOnlyRunDir, RunDir, write_text_atomic
+from llmo.run_dir import KEPT, ReadOnlyRunDir, RunDir, write_text_atomic
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+SAVED_BYTES = 28
+"""Of a parameter in a checkpoint: weights and two moments, now and at the best validation, and the average."""
 HF_RATE = 5e-5
 """Learning rate of `transformers.TrainingArguments`."""
 
@@ -88,6 +92,7 @@ def improve_model(
         LlmoError: Something does not fit; nothing is written over.
     """
     agent = tuning_agent(order.agent, order.policy)
+    _check_disk(folder, order.own)
     with _run_dir(folder, resume) as run:
         order = _planned(order, run, say)
         session = _session(order, agent, run)
@@ -118,6 +123,20 @@ def improve_model(
         if first_rank():
             write_text_atomic(folder / "result.json", json.dumps(summary(result), indent=1) + "\n")
     return result
+
+
+def _check_disk(folder: Path, own: OwnProblem) -> None:
+    """Refuse to begin what cannot be saved.
+
+    Raises:
+        LlmoError: The disk has no room for checkpoints and the model.
+    """
+    parameters = sum(parameter.numel() for parameter in own.model.parameters())
+    needed = parameters * (4 if own.rank else (KEPT + 1) * SAVED_BYTES + 4)
+    there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        raise LlmoError("disk space", f"{free / 1e9:.3g} GB at {there}", f"{needed / 1e9:.3g} GB for checkpoints")
 
 
 def _run_dir(folder: Path, resume: bool) -> RunDir:

@@ -1,5 +1,7 @@
 """A session that is killed goes on as if nothing had been."""
 
+import copy
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ from llmo.budget import sequence_cost
 from llmo.engine.own_models import open_model
 from llmo.errors import LlmoError
 from llmo.evaluation.own.session import Session
-from llmo.mdp.own import OwnProblem, own_spec, plan
+from llmo.mdp.own import LEAST_VALIDATION, OwnProblem, own_cost, own_spec, plan, with_affordable_validation
+from llmo.mdp.own_source import example_own
 from llmo.mdp.spec import EnvSpec
 from llmo.run_dir import RunDir
 from llmo.tasks.labelled import Labelled
@@ -100,3 +103,17 @@ def test_train_instances_differ_and_follow_from_their_index() -> None:
     assert max(np.log10([instance.rate_factor for instance in drawn])) > 0.5
     real = spec.draw("test", 0, 1.0)
     assert real.rate_factor == 1.0 and all(instance.budget <= real.budget for instance in drawn)
+
+
+def test_validation_takes_no_more_than_its_share_of_a_small_budget() -> None:
+    own = example_own()
+    cost = own_cost(own)
+    assert len(own.task.validation.inputs) == LEAST_VALIDATION
+    more = replace(own, task=copy.copy(own.task))
+    many = Examples(own.task.validation.inputs.repeat(16, 1), own.task.validation.labels.repeat(16, 1))
+    more.task.validation = many
+    for share, wanted in ((1.0, len(many.inputs)), (0.5, len(many.inputs) // 2), (0.001, LEAST_VALIDATION)):
+        budget = 21.001 * share * len(many.inputs) * cost.forward / 0.25
+        found = with_affordable_validation(replace(more, budget=budget))
+        assert len(found.task.validation.inputs) == wanted
+    assert len(more.task.validation.inputs) == len(many.inputs)
