@@ -1,4 +1,7 @@
-"""An agent that is trusted as far as it knows its way: elsewhere the usual recipe goes on."""
+"""An agent that is trusted as far as it knows its way: elsewhere the usual recipe goes on.
+
+That is the default rate, which decays linearly to zero.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,14 @@ from llmo.errors import LlmoError
 from llmo.familiar import Familiar
 
 
+OFF = 0.1
+"""Decimal logarithm of the rate over the default from which it is another one."""
+
+
 class CautiousAgent(Agent):
-    """Lets an agent choose where what it observes is familiar to it; else decays the rate linearly, as people do.
+    """Lets an agent choose where what it observes is familiar to it; else goes on as people do.
+
+    In the first half of the budget another rate is set to the default before it decays; later it decays as it is.
 
     Args:
         agent: Who chooses.
@@ -43,13 +52,20 @@ class CautiousAgent(Agent):
         """See `Agent.act`."""
         chosen = self._agent.act(observation, mask, episode_start)
         self._reasons = self._agent.explain()
-        decay, keep = self.space.action("rate_decay"), self.space.action("keep")
         for run in np.flatnonzero(self._familiar.distances(observation) > self._familiar.limit):
             feature = self._familiar.strangest(observation[run])
-            chosen[run] = decay if mask[run, decay] else keep
+            chosen[run] = self._usual(observation[run], mask[run])
             value = f"{self.space.features[feature]} is {observation[run, feature]:.2g}"
             self._reasons[run] = f"the usual recipe, as the policy knows nothing like it: {value}"
         return chosen
+
+    def _usual(self, observation: NDArray[np.float32], mask: NDArray[np.bool_]) -> int:
+        """What the usual recipe does next."""
+        spent, rate, decaying = (observation[self.space.feature(name)] for name in ("spent", "base_rate", "decaying"))
+        default, decay = self.space.action("rate_default"), self.space.action("rate_decay")
+        if not decaying and spent < 0 and abs(rate) > OFF and mask[default]:
+            return default
+        return decay if mask[decay] else self.space.action("keep")
 
     def explain(self) -> list[str]:
         """See `Agent.explain`."""

@@ -13,7 +13,7 @@ from llmo.diagnostics.features import INDEX, NAMES
 from llmo.errors import LlmoError
 from llmo.familiar import FILE, MARGIN, NOISE, Familiar
 
-MENU = ("keep", "rate_x2", "rate_decay")
+MENU = ("keep", "rate_x2", "rate_decay", "rate_default")
 
 
 @pytest.fixture
@@ -53,15 +53,28 @@ def test_it_comes_back_from_its_file(observations: np.ndarray, tmp_path: Path) -
         Familiar.load(tmp_path)
 
 
-def test_an_agent_is_asked_where_it_knows_its_way_alone(observations: np.ndarray) -> None:
+@pytest.mark.parametrize(
+    ("spent", "rate", "decaying", "allowed", "wanted"),
+    [
+        (-0.5, -0.7, 0, MENU, "rate_default"),
+        (-0.5, 0.0, 0, MENU, "rate_decay"),
+        (0.5, -0.7, 0, MENU, "rate_decay"),
+        (-0.5, -0.7, 1, ("keep", "rate_x2", "rate_default"), "keep"),
+        (-0.5, -0.7, 0, ("keep", "rate_x2"), "keep"),
+    ],
+)
+def test_an_agent_is_asked_where_it_knows_its_way_alone(
+    observations: np.ndarray, spent: float, rate: float, decaying: float, allowed: tuple[str, ...], wanted: str
+) -> None:
     agent = CautiousAgent(catalog.make_agent("keep"), Familiar.of(observations))
     agent.bind(Space(MENU, NAMES))
-    agent.reset([0, 1, 2])
-    seen = np.stack([observations[0], observations[0] + 9, observations[0] + 9])
-    mask = np.array([[True, True, True], [True, True, True], [True, True, False]])
-    chosen = agent.act(seen, mask, np.ones(3, bool))
-    assert [MENU[action] for action in chosen] == ["keep", "rate_decay", "keep"]
-    assert [reason.startswith("the usual recipe") for reason in agent.explain()] == [False, True, True]
+    agent.reset([0, 1])
+    strange = observations[0] + 9
+    strange[[INDEX["spent"], INDEX["base_rate"], INDEX["decaying"]]] = spent, rate, decaying
+    mask = np.array([[action in allowed for action in MENU]] * 2)
+    chosen = agent.act(np.stack([observations[0], strange]), mask, np.ones(2, bool))
+    assert [MENU[action] for action in chosen] == ["keep", wanted]
+    assert [reason.startswith("the usual recipe") for reason in agent.explain()] == [False, True]
 
 
 def test_the_shipped_policy_says_what_it_knows() -> None:
