@@ -16,7 +16,6 @@ from llmo.agent import Agent, LearningAgent, Space
 from llmo.errors import LlmoError
 from llmo.familiar import Familiar
 
-
 OFF = 0.1
 """Decimal logarithm of the rate over the default from which it is another one."""
 
