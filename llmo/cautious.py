@@ -16,6 +16,8 @@ from llmo.agent import Agent, LearningAgent, Space
 from llmo.errors import LlmoError
 from llmo.familiar import Familiar
 
+USUAL = "the usual recipe"
+"""How the reason begins where the agent was not asked."""
 OFF = 0.1
 """Decimal logarithm of the rate over the default from which it is another one."""
 
@@ -55,7 +57,7 @@ class CautiousAgent(Agent):
             feature = self._familiar.strangest(observation[run])
             chosen[run] = self._usual(observation[run], mask[run])
             value = f"{self.space.features[feature]} is {observation[run, feature]:.2g}"
-            self._reasons[run] = f"the usual recipe, as the policy knows nothing like it: {value}"
+            self._reasons[run] = f"{USUAL}, as the policy knows nothing like it: {value}"
         return chosen
 
     def _usual(self, observation: NDArray[np.float32], mask: NDArray[np.bool_]) -> int:

@@ -15,13 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers import TrainerCallback as Callback
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from llmo.agent import OptimizerAgent
-from llmo.cautious import tuning_agent
+from llmo.cautious import USUAL, tuning_agent
 from llmo.errors import LlmoError, at_least
+from llmo.run_dir import write_text_atomic
 from llmo.trainer.steering import Choice, Steering
 
 DECISIONS = 20
@@ -35,17 +37,19 @@ class TrainerCallback(Callback, ExportableState):
     """Improves a training that `transformers.Trainer` runs.
 
     The trainer needs an `eval_dataset`; its size is what a decision costs. At the end the model has the weights that
-    validated best. A training that is resumed goes on with what the checkpoint knows.
+    validated best, unless the trainer loads its own best. Training that is resumed goes on with what the checkpoint
+    knows.
 
     Args:
         agent: Registered name of who decides.
         policy: Folder of a policy for an agent that learns; by default the one that comes with it.
-        decisions: How many times it decides.
+        decisions: How many times it decides, at most.
         keep_best: Whether the best weights and moments are kept in CPU memory and in checkpoints, to go back to.
         seed: Of what is random in the agent and in corrupted inputs.
 
     Raises:
-        LlmoError: No such agent or policy, or an agent that does more than to choose actions.
+        LlmoError: No such agent or policy, or an agent that does more than to choose actions; when training begins, a
+            scheduler that steps at evaluations.
     """
 
     def __init__(
@@ -74,29 +78,42 @@ class TrainerCallback(Callback, ExportableState):
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps, as JSON."""
-        memory = self._steering.state() if self._steering is not None else self.memory
+        memory = self.memory
+        if self._steering is not None:
+            own = {"due": self._due, "found": self._found, "logged": self._logged, "best": self._trainers_best}
+            memory = {**self._steering.state(), **own}
         return {"args": self._given, "attributes": {"memory": memory}}
+
+    # What the trainer calls
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
         """Begin, or go on where a checkpoint was."""
+        if self._steering is not None:
+            self._steering.levers.close()
+        scheduler = given["lr_scheduler"]
+        if isinstance(scheduler, ReduceLROnPlateau) or type(scheduler).__name__ == "GreedyLR":
+            raise LlmoError(
+                "scheduler", type(scheduler).__name__, "one that does not step at evaluations: they are more"
+            )
         self._steering = Steering(
             self._agent,
             args,
             given["model"],
             given["optimizer"],
-            given["lr_scheduler"],
+            scheduler,
             state.max_steps,
             self._given["keep_best"],
             self._given["seed"],
         )
         self._optimizer, self._main = given["optimizer"], state.is_world_process_zero
-        self._every = max(1, state.max_steps // self._given["decisions"])
+        self._every = -(-state.max_steps // self._given["decisions"])
         self._spacing = max(2, self._every // PAIRS)
-        self._losses: list[tuple[float, int]] = []
-        self._logged = self._measured = state.global_step
-        self._due, self._own_start = False, False
+        self._logged = state.global_step
+        self._found: list[float] = []
+        self._due, self._own_start, self._told_usual = False, False, False
+        self._trainers_best: tuple[Any, ...] | None = None
         stored = _stored(state)
         if state.global_step:
             self._resume(args, state, stored)
@@ -108,6 +125,12 @@ class TrainerCallback(Callback, ExportableState):
                 _record(args).unlink(missing_ok=True)
         stored.setdefault(type(self).__name__, self.state())
 
+    def on_step_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
+    ) -> None:
+        """Decide, where a decision is due: every data set has been evaluated by now."""
+        self._settle(args, state)
+
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
@@ -117,8 +140,10 @@ class TrainerCallback(Callback, ExportableState):
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         """Ask for an evaluation when a decision is due."""
-        self.steering.levers.step = state.global_step
         if state.global_step % self._every == 0 or state.global_step >= state.max_steps:
+            if not control.should_evaluate:
+                # Trainer compares the evaluation with its best, of which it may keep no checkpoint.
+                self._trainers_best = (state.best_metric, state.best_global_step)
             self._due = control.should_log = control.should_evaluate = True
 
     def on_log(
@@ -129,10 +154,12 @@ class TrainerCallback(Callback, ExportableState):
         logs: dict[str, float] | None = None,
         **given: Any,
     ) -> None:
-        """Remember the training loss."""
+        """Remember training losses and gradient norms."""
         if logs and "loss" in logs and state.global_step > self._logged:
-            self._losses.append((float(logs["loss"]), state.global_step - self._logged))
+            self.steering.losses.append((float(logs["loss"]), state.global_step - self._logged))
             self._logged = state.global_step
+            if math.isfinite(norm := float(logs.get("grad_norm", math.nan))):
+                self.steering.norms.append(norm)
 
     def on_evaluate(
         self,
@@ -142,65 +169,74 @@ class TrainerCallback(Callback, ExportableState):
         metrics: dict[str, float] | None = None,
         **given: Any,
     ) -> None:
-        """Decide, where a decision is due."""
+        """Remember the validation loss; of several data sets, each calls."""
         if self._own_start:
             args.eval_on_start = self._own_start = False
-        losses = [value for name, value in (metrics or {}).items() if name.endswith("_loss")]
-        if not self._due or not losses:
-            return
-        self._due = False
-        steps = sum(count for _, count in self._losses)
-        trained = sum(loss * count for loss, count in self._losses) / steps if steps else math.nan
-        # Several data sets count alike.
-        taken = state.global_step - self._measured
-        self.steering.measure(state.global_step, float(np.mean(losses)), trained, taken)
-        self._losses.clear()
-        self._measured = state.global_step
-        if state.global_step < state.max_steps:
-            self._tell(args, state, self.steering.decide())
+        names = [name for name in metrics or {} if name.startswith("eval_") and name.endswith("_loss")]
+        if self._due and names:
+            # Other metrics may be called losses too; their names are longer.
+            self._found.append(float((metrics or {})[min(names, key=len)]))
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         """Add the best weights to the checkpoint."""
         if self._main:
-            self.steering.levers.save_best(_checkpoint(args, state))
+            self.steering.save(_checkpoint(args, state))
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         """Deliver the best weights."""
-        if self.steering.worse and self.steering.levers.has_best:
+        self._settle(args, state)
+        if self.steering.worse and self.steering.levers.has_best and not args.load_best_model_at_end:
             self.steering.levers.load_best(weights_alone=True)
             best = self.steering.history.last.best_validation_loss
             self._say(state, f"the model has the weights that validated best, at a loss of {best:.4g}")
         self.steering.levers.close()
 
+    # What it does
+
+    def _settle(self, args: TrainingArguments, state: TrainerState) -> None:
+        """Measure and decide, once an evaluation that was due has ended."""
+        if self._trainers_best is not None:
+            state.best_metric, state.best_global_step = self._trainers_best
+            self._trainers_best = None
+        if not self._due or not self._found:
+            return
+        loss, self._due, self._found = float(np.mean(self._found)), False, []
+        self.steering.measure(state.global_step, loss)
+        if state.global_step < state.max_steps:
+            self._tell(args, state, self.steering.decide())
+
     def _resume(self, args: TrainingArguments, state: TrainerState, stored: dict[str, Any]) -> None:
         saved = stored.get(type(self).__name__) or {}
         saved = saved[-1] if isinstance(saved, list) else saved
         memory = self.memory or saved.get("attributes", {}).get("memory")
-        self.steering.levers.step = state.global_step
         if not memory:
             self._say(state, "this checkpoint knows nothing of llmo, which begins here")
             return
-        self.steering.restore(memory, _checkpoint(args, state))
-        spent = self.steering.history.measurements[-1:]
-        self._measured = round(spent[0].spent * state.max_steps) if spent else 0
+        folder = _checkpoint(args, state)
+        if not self.steering.restore(memory, folder) and self._given["keep_best"]:
+            self._say(state, f"the best weights so far are not in {folder} and are forgotten")
+        self._due, self._found, self._logged = memory["due"], list(memory["found"]), memory["logged"]
+        self._trainers_best = memory["best"] and tuple(memory["best"])
         if self._main and _record(args).exists():
-            lines = _record(args).read_text().splitlines()
-            kept = [line for line in lines if json.loads(line)["step"] <= state.global_step]
-            _record(args).write_text("".join(f"{line}\n" for line in kept))
+            kept = [line for line in _record(args).read_text().splitlines() if _before(line, state.global_step)]
+            write_text_atomic(_record(args), "".join(f"{line}\n" for line in kept))
 
     def _tell(self, args: TrainingArguments, state: TrainerState, choice: Choice) -> None:
         """Say what was done, in the log, in the trainer's history and in the record."""
         last, rate = self.steering.history.last, self.steering.levers.rate
-        if choice.action != "keep":
+        usual = choice.why.startswith(USUAL)
+        if choice.action != "keep" or (usual and not self._told_usual):
             reason = f"{choice.cause}: {choice.evidence}; {choice.why}"
             self._say(state, f"{choice.action} ({reason}); the rate is {rate:.3g}")
+        self._told_usual |= usual
         told: dict[str, Any] = {"step": state.global_step, "llmo_action": choice.action, "llmo_why": choice.why}
         state.log_history.append(told)
         losses = {"validation_loss": last.validation_loss, "train_loss": last.train_loss, "learning_rate": rate}
+        known = {name: value if math.isfinite(value) else None for name, value in losses.items()}
         if self._main:
             _record(args).parent.mkdir(parents=True, exist_ok=True)
             with _record(args).open("a") as file:
-                file.write(json.dumps({"step": state.global_step, **losses, **vars(choice)}) + "\n")
+                file.write(json.dumps({"step": state.global_step, **known, **vars(choice)}) + "\n")
 
     def _say(self, state: TrainerState, text: str) -> None:
         if self._main:
@@ -219,3 +255,11 @@ def _record(args: TrainingArguments) -> Path:
 
 def _checkpoint(args: TrainingArguments, state: TrainerState) -> Path:
     return Path(args.output_dir or ".") / f"checkpoint-{state.global_step}"
+
+
+def _before(line: str, step: int) -> bool:
+    """Whether a line of the record is whole, and of a decision that the checkpoint knows."""
+    try:
+        return bool(json.loads(line)["step"] < step)
+    except (ValueError, KeyError, TypeError):
+        return False

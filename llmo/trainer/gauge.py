@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
@@ -19,14 +19,12 @@ class Looks:
     """What an interval's looks have seen.
 
     Attributes:
-        norms: Norm of each gradient that was looked at.
-        clipped: How many of them were clipped.
+        norms: Norm of each gradient that was looked at, as the optimizer gets it.
         momentum_cosine: Cosine of the last gradient and the first moment.
         gradient_cosine: Cosine of the last two gradients of neighbouring steps.
     """
 
     norms: list[float] = field(default_factory=list)
-    clipped: int = 0
     momentum_cosine: float = 0.0
     gradient_cosine: float = 0.0
 
@@ -36,18 +34,16 @@ class Gauge:
 
     Args:
         model: Its matrices that are trained are sampled evenly.
-        limit: Norm from which gradients are clipped; 0 for no clipping.
 
     Attributes:
         looks: Since the last `close`.
     """
 
-    def __init__(self, model: nn.Module, limit: float) -> None:
+    def __init__(self, model: nn.Module) -> None:
         trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self._matrices = [parameter for parameter in trained if parameter.ndim > 1] or trained
         # Odd, so that it does not meet the same column again and again.
         self._strides = [max(1, parameter.numel() // SAMPLE) | 1 for parameter in self._matrices]
-        self._limit = limit
         self._weights = self._sample(self._matrices)
         self._before: Tensor | None = None
         self._looked_at = -2
@@ -64,10 +60,7 @@ class Gauge:
         if any(gradient is None for gradient in gradients):
             return
         now = self._sample(gradients)
-        norm = math.sqrt(float((now.square() * self._scale(gradients)).sum()))
-        self.looks.norms.append(norm)
-        # By now they are clipped already, so that those that were have the limit's norm.
-        self.looks.clipped += bool(self._limit) and norm > 0.95 * self._limit
+        self.looks.norms.append(self._norm(now))
         moments = [optimizer.state.get(parameter, {}).get("exp_avg") for parameter in self._matrices]
         if all(isinstance(moment, Tensor) for moment in moments):
             self.looks.momentum_cosine = _cosine(now, self._sample(moments))
@@ -78,25 +71,45 @@ class Gauge:
     def close(self) -> tuple[Looks, float]:
         """What was seen since the last call, and by how much the matrices changed, relative to their norm."""
         now, looks = self._sample(self._matrices), self.looks
-        scale = self._scale(self._matrices)
-        change, size = (float((one.square() * scale).sum()) for one in (now - self._weights, now))
+        change, size = self._norm(now - self._weights), self._norm(now)
         self._weights, self.looks = now, Looks()
-        ratio = math.sqrt(change / size) if size > 0 and math.isfinite(change) else 0.0
-        return looks, ratio
+        ratio = change / size if size > 0 else 0.0
+        return looks, ratio if math.isfinite(ratio) else 0.0
+
+    def first_ratio(self, rate: float) -> float:
+        """What Adam's first step will change: every entry by the rate, relative to the norm of the matrices."""
+        size = self._norm(self._weights)
+        count = sum(parameter.numel() for parameter in self._matrices)
+        return rate * math.sqrt(count) / size if size > 0 else 0.0
+
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What a resumed training needs: JSON, and tensors."""
+        tensors = {"weights": self._weights, **({} if self._before is None else {"before": self._before})}
+        return {**asdict(self.looks), "looked_at": self._looked_at}, tensors
+
+    def restore(self, state: dict[str, Any], tensors: dict[str, Tensor]) -> None:
+        """Go on from `state`."""
+        looked_at = state.pop("looked_at")
+        self.looks = Looks(**state)
+        if "weights" in tensors:
+            device = self._weights.device
+            self._weights, self._looked_at = tensors["weights"].to(device), looked_at
+            self._before = tensors["before"].to(device) if "before" in tensors else None
 
     @torch.no_grad()
     def _sample(self, tensors: Sequence[Any]) -> Tensor:
         parts = [tensor.detach().flatten()[::stride].float() for tensor, stride in zip(tensors, self._strides)]
         return torch.cat([part.to(parts[0].device) for part in parts])
 
-    def _scale(self, tensors: Sequence[Any]) -> Tensor:
-        """For how many entries each of the sample stands."""
-        return torch.cat(
-            [
-                torch.full((-(-tensor.numel() // stride),), tensor.numel() / -(-tensor.numel() // stride))
-                for tensor, stride in zip(tensors, self._strides)
-            ]
-        ).to(tensors[0].device)
+    def _norm(self, sample: Tensor) -> float:
+        """Norm of all entries, each of the sample standing for as many as its matrix has left out."""
+        total, first = 0.0, 0
+        for parameter, stride in zip(self._matrices, self._strides):
+            count = -(-parameter.numel() // stride)
+            part = sample[first : first + count]
+            total += float(part.square().sum()) * parameter.numel() / count
+            first += count
+        return math.sqrt(total) if total >= 0 else math.nan
 
 
 def _cosine(a: Tensor, b: Tensor) -> float:

@@ -4,45 +4,37 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from llmo import catalog
+from llmo.actions.augmentation import Augment
+from llmo.actions.rate import ScaleRate
 from llmo.engine.batches import corrupt
-from llmo.hyperparameters import RATE_RANGE, WEIGHT_DECAY_LEVELS, Augmentation, Hyperparameters
+from llmo.hyperparameters import RATE_RANGE, WEIGHT_DECAY_LEVELS, Hyperparameters
 from llmo.kinds import PADDING
-from llmo.run_dir import replacing, tensor_bytes, write_bytes_synced
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
-
-FACTORS = {"rate_x0.2": 0.2, "rate_x0.5": 0.5, "rate_x2": 2.0, "rate_x5": 5.0}
-AUGMENTATIONS: dict[str, Augmentation] = {
-    "augment_off": "off",
-    "augment_noise": "token_noise",
-    "augment_mask": "span_masking",
-}
-BEST = "llmo_best.safetensors"
-"""File in a checkpoint with what a roll back goes back to."""
 
 
 class Levers:
     """Turns what can be turned while `Trainer` trains.
 
     Args:
-        args: Of the trainer; its learning rate is the default one here.
+        args: Of the trainer.
         model: What is trained.
-        optimizer: Its optimizer, whose rates, weight decay and moments are changed.
+        optimizer: Its optimizer, whose rates, weight decay and moments are changed; its first rate is the default here.
         scheduler: Its scheduler; one that multiplies base rates (`LambdaLR`) can be ended or replaced by a decay.
         steps: Optimizer steps of the whole training.
         seed: Of what corrupts the inputs.
 
     Attributes:
         settings: Hyperparameters now; a decay counts from a share of the steps.
-        step: Optimizer steps so far; kept up to date by the callback.
+        default_rate: Rate that the script has chosen.
     """
 
     def __init__(
@@ -50,23 +42,24 @@ class Levers:
     ) -> None:
         self._model, self._optimizer, self._steps, self._seed = model, optimizer, steps, seed
         self._scheduler = getattr(scheduler, "scheduler", scheduler)
-        self.default_rate = float(args.learning_rate)
-        self.step = 0
         self._base_rates = [float(rate) for rate in getattr(self._scheduler, "base_lrs", [])]
+        self.default_rate = self._base_rates[0] if self._base_rates else float(optimizer.param_groups[0]["lr"])
+        self._script_lambdas = list(getattr(self._scheduler, "lr_lambdas", []))
         self._decayed = _decayed_groups(optimizer.param_groups)
+        self._weight_decays = [group.get("weight_decay") for group in optimizer.param_groups]
         self._dropouts = [(module, module.p) for module in model.modules() if isinstance(module, nn.Dropout)]
         level = min(range(len(WEIGHT_DECAY_LEVELS)), key=lambda at: abs(WEIGHT_DECAY_LEVELS[at] - args.weight_decay))
-        constant = str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)).startswith("constant")
-        self.settings = Hyperparameters(self.default_rate, level, decay_from=None if constant else 0.0)
         self._first_regularisation = level
+        self.settings = Hyperparameters(self.default_rate, level, decay_from=0.0 if self._falls(args) else None)
+        # The schedule of the script is kept until an action ends it or begins another.
         self._own_shape = False
         self._best: dict[str, Tensor] | None = None
-        self._best_settings = self.settings
+        self._best_settings, self._best_shape = self.settings, False
         self._calls = 0
         embedding = _input_embedding(model)
         self._padding = getattr(getattr(model, "config", None), "pad_token_id", None)
-        self._hook = embedding.register_forward_pre_hook(self._corrupt) if embedding is not None else None
         self._vocabulary = embedding.num_embeddings if isinstance(embedding, nn.Embedding) else 0
+        self._hook = embedding.register_forward_pre_hook(self._corrupt) if self._vocabulary and embedding else None
 
     @property
     def rate(self) -> float:
@@ -80,9 +73,11 @@ class Levers:
             action: Its name.
             worse: Whether the last validation was not the best.
         """
-        settings = self.settings
-        if action in FACTORS:
-            return RATE_RANGE[0] <= FACTORS[action] * settings.learning_rate / self.default_rate <= RATE_RANGE[1]
+        settings, kind = self.settings, catalog.get("actions", action)
+        if issubclass(kind, ScaleRate):
+            return RATE_RANGE[0] <= kind.factor * settings.learning_rate / self.default_rate <= RATE_RANGE[1]
+        if issubclass(kind, Augment):
+            return self._hook is not None and kind.mode != settings.augmentation
         match action:
             case "keep":
                 return True
@@ -96,36 +91,40 @@ class Levers:
                 return settings.regularisation > 0
             case "rollback":
                 return self._best is not None and worse
-        if action in AUGMENTATIONS:
-            return self._hook is not None and self._vocabulary > 0 and AUGMENTATIONS[action] != settings.augmentation
         return False
 
     def apply(self, action: str) -> None:
         """Do what an allowed action does."""
-        settings = self.settings
-        if action in FACTORS:
-            self._set(replace(settings, learning_rate=FACTORS[action] * settings.learning_rate))
-        elif action in AUGMENTATIONS:
-            self._set(replace(settings, augmentation=AUGMENTATIONS[action]))
+        settings, kind = self.settings, catalog.get("actions", action)
+        if issubclass(kind, ScaleRate):
+            self._set(replace(settings, learning_rate=kind.factor * settings.learning_rate))
+        elif issubclass(kind, Augment):
+            self._set(replace(settings, augmentation=kind.mode))
         match action:
             case "rate_default":
                 self._set(replace(settings, learning_rate=self.default_rate, decay_from=None))
             case "rate_decay":
-                self._set(replace(settings, decay_from=min(self.step / self._steps, 0.999)))
+                self._set(replace(settings, decay_from=min(self._step / self._steps, 0.999)))
             case "regularise_more" | "regularise_less":
                 by = 1 if action == "regularise_more" else -1
                 self._set(replace(settings, regularisation=settings.regularisation + by))
             case "rollback":
                 self.load_best()
+                self._give_back_shape()
                 lower = min(settings.learning_rate, self._best_settings.learning_rate) / 2
                 self._set(replace(self._best_settings, learning_rate=max(lower, RATE_RANGE[0] * self.default_rate)))
 
     def close(self) -> None:
-        """Corrupt no inputs any more, and give dropouts their own probabilities back."""
+        """Give back what was turned, and forget the best weights; where training ended, the rate stays."""
         if self._hook is not None:
             self._hook.remove()
         for module, own in self._dropouts:
             module.p = own
+        for group, decay in zip(self._optimizer.param_groups, self._weight_decays, strict=True):
+            group["weight_decay"] = decay
+        for group, rate in zip(self._optimizer.param_groups, self._base_rates, strict=False):
+            group["initial_lr"] = rate
+        self._best = None
 
     # The rate
 
@@ -134,9 +133,21 @@ class Levers:
         """Whether the scheduler multiplies base rates by functions, which can be replaced."""
         return hasattr(self._scheduler, "lr_lambdas")
 
+    @property
+    def _step(self) -> int:
+        """Steps that the scheduler has counted."""
+        return int(getattr(self._scheduler, "last_epoch", 0))
+
+    def _falls(self, args: TrainingArguments) -> bool:
+        """Whether the script's schedule ends far below its highest rate."""
+        if not self._shaped:
+            return not str(getattr(args.lr_scheduler_type, "value", args.lr_scheduler_type)).startswith("constant")
+        factor = self._scheduler.lr_lambdas[0]
+        highest = max(factor(self._steps * tenth // 10) for tenth in range(10))
+        return bool(factor(self._steps) < 0.5 * highest)
+
     def _set(self, settings: Hyperparameters) -> None:
         before, self.settings = self.settings, settings
-        # The schedule of the script is kept until an action ends it or begins another.
         self._own_shape |= settings.decay_from != before.decay_from
         self._turn_rate(settings.learning_rate / before.learning_rate)
         if settings.regularisation != before.regularisation:
@@ -151,7 +162,7 @@ class Levers:
         for index, group in enumerate(self._optimizer.param_groups):
             if self._shaped:
                 # What the scheduler would write, which it does after the next step only.
-                group["lr"] = self._scheduler.base_lrs[index] * self._scheduler.lr_lambdas[index](self.step)
+                group["lr"] = self._scheduler.base_lrs[index] * self._scheduler.lr_lambdas[index](self._step)
                 group["initial_lr"] = self._scheduler.base_lrs[index]
             else:
                 group["lr"] *= by
@@ -159,12 +170,12 @@ class Levers:
             # What the trainer logs as the next step's rate.
             self._scheduler._last_lr = [group["lr"] for group in self._optimizer.param_groups]
 
-    def _regularise(self) -> None:
-        for decayed, group in zip(self._decayed, self._optimizer.param_groups, strict=True):
-            if decayed:
-                group["weight_decay"] = self.settings.weight_decay
-        for module, own in self._dropouts:
-            module.p = max(own, self.settings.dropout)
+    def _give_back_shape(self) -> None:
+        """The script's own schedule, where the best had it."""
+        if self._own_shape and not self._best_shape and self._shaped:
+            self._scheduler.lr_lambdas = list(self._script_lambdas)
+            self._own_shape = False
+            self.settings = replace(self.settings, decay_from=self._best_settings.decay_from)
 
     def _shape(self) -> Callable[[int], float]:
         begin, steps = self.settings.decay_from, self._steps
@@ -175,6 +186,13 @@ class Levers:
             return min(1.0, max(0.0, (1 - step / steps) / (1 - begin)))
 
         return factor
+
+    def _regularise(self) -> None:
+        for decayed, group in zip(self._decayed, self._optimizer.param_groups, strict=True):
+            if decayed:
+                group["weight_decay"] = self.settings.weight_decay
+        for module, own in self._dropouts:
+            module.p = max(own, self.settings.dropout)
 
     # The inputs
 
@@ -192,24 +210,27 @@ class Levers:
 
     # The best so far
 
-    @torch.no_grad()
-    def keep_best(self) -> None:
-        """Remember weights, moments and settings, on the CPU."""
-        self._best_settings = self.settings
-        self._best = {name: tensor.detach().cpu().clone() for name, tensor in self._tensors().items()}
-
-    @torch.no_grad()
-    def load_best(self, weights_alone: bool = False) -> None:
-        """Go back to the best weights, and to the optimizer's moments at them."""
-        assert self._best is not None
-        for name, tensor in self._tensors().items():
-            if name in self._best and (name.startswith("weights/") or not weights_alone):
-                tensor.copy_(self._best[name])
-
     @property
     def has_best(self) -> bool:
         """Whether there is something to go back to."""
         return self._best is not None
+
+    @torch.no_grad()
+    def keep_best(self) -> None:
+        """Remember weights, moments and settings, on the CPU."""
+        self._best_settings, self._best_shape = self.settings, self._own_shape
+        self._best = {name: tensor.detach().cpu().clone() for name, tensor in self._tensors().items()}
+
+    @torch.no_grad()
+    def load_best(self, weights_alone: bool = False) -> None:
+        """Go back to the best weights, and to the optimizer's moments at them: none before the first step."""
+        assert self._best is not None
+        for name, tensor in self._tensors().items():
+            if name in self._best:
+                if name.startswith("weights/") or not weights_alone:
+                    tensor.copy_(self._best[name])
+            elif not weights_alone:
+                tensor.zero_()
 
     def _tensors(self) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
@@ -223,41 +244,32 @@ class Levers:
 
     # Resuming
 
-    def state(self) -> dict[str, Any]:
-        """What a resumed training needs besides the tensors, as JSON."""
-        return {
+    def state(self) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """What a resumed training needs: JSON, and the best tensors."""
+        facts = {
             "settings": vars(self.settings),
             "best_settings": vars(self._best_settings),
             "own_shape": self._own_shape,
+            "best_shape": self._best_shape,
             "calls": self._calls,
             "base_rates": self._base_rates,
+            "default_rate": self.default_rate,
+            "weight_decays": self._weight_decays,
             "first_regularisation": self._first_regularisation,
         }
+        return facts, self._best or {}
 
-    def restore(self, state: dict[str, Any], checkpoint: Path) -> None:
-        """Go on as `state` says; the trainer has loaded the optimizer and the scheduler already.
-
-        Args:
-            state: Of `state`.
-            checkpoint: Folder that may have the best tensors.
-        """
-        self._base_rates = list(state["base_rates"])
-        self._own_shape, self._calls = state["own_shape"], state["calls"]
+    def restore(self, state: dict[str, Any], best: dict[str, Tensor]) -> None:
+        """Go on as `state` says; the trainer has loaded the optimizer and the scheduler already."""
+        self._base_rates, self.default_rate = list(state["base_rates"]), state["default_rate"]
+        self._weight_decays = list(state["weight_decays"])
+        self._own_shape, self._best_shape, self._calls = state["own_shape"], state["best_shape"], state["calls"]
         self.settings = Hyperparameters(**state["settings"])
         self._best_settings = Hyperparameters(**state["best_settings"])
-        if (checkpoint / BEST).exists():
-            import safetensors.torch
-
-            self._best = safetensors.torch.load_file(checkpoint / BEST)
+        self._best = best or None
         self._turn_rate(1.0)
         if self.settings.regularisation != state["first_regularisation"]:
             self._regularise()
-
-    def save_best(self, checkpoint: Path) -> None:
-        """Write the best tensors into a checkpoint."""
-        if self._best is not None and checkpoint.is_dir():
-            with replacing(checkpoint / BEST) as temporary:
-                write_bytes_synced(temporary, tensor_bytes(self._best))
 
 
 def _decayed_groups(groups: Sequence[dict[str, Any]]) -> list[bool]:
@@ -267,7 +279,10 @@ def _decayed_groups(groups: Sequence[dict[str, Any]]) -> list[bool]:
 
 
 def _input_embedding(model: Any) -> nn.Module | None:
+    """The layer that reads the tokens of a source; of an encoder and a decoder, the encoder's."""
     try:
+        if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
+            model = model.get_encoder()
         found: nn.Module | None = model.get_input_embeddings()
     except (AttributeError, NotImplementedError):
         return None

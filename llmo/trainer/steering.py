@@ -20,6 +20,7 @@ from llmo.errors import LlmoError
 from llmo.hyperparameters import Start
 from llmo.kinds import Interface, kind_of
 from llmo.measurement import Measurement
+from llmo.run_dir import replacing, tensor_bytes, write_bytes_synced
 from llmo.trainer.gauge import Gauge
 from llmo.trainer.levers import Levers
 
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 UNKNOWN = (math.nan, math.nan, math.nan)
 EVEN = (1 / 3, 1 / 3, 1 / 3)
+TENSORS = "llmo.safetensors"
+"""File in a checkpoint with what a roll back goes back to, and what the gauge has seen."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +67,8 @@ class Steering:
         levers: What is turned.
         gauge: What looks at gradients.
         history: What the agent's observation is read from.
+        losses: Training losses since the last validation, with the number of steps that each is the mean of.
+        norms: Norms of gradients before clipping since then, as the trainer has logged them.
     """
 
     def __init__(
@@ -79,16 +84,20 @@ class Steering:
     ) -> None:
         agent.bind(Space(MENU, NAMES))
         agent.reset([seed])
-        self._agent, self._keeps_best, self._total = agent, keeps_best, steps
+        self._agent, self._keeps_best, self._total, self._limit = agent, keeps_best, steps, args.max_grad_norm
         self.levers = Levers(args, model, optimizer, scheduler, steps, seed)
-        self.gauge = Gauge(model, args.max_grad_norm)
+        self.gauge = Gauge(model)
+        self._outputs = _outputs(model)
         self.history = History(
             start=_start(model),
-            vocabulary=_outputs(model),
+            vocabulary=self._outputs or 2,
             default_rate=self.levers.default_rate,
             hyperparameters=self.levers.settings,
             neutral=frozenset(("sources",)),
         )
+        self.losses: list[tuple[float, int]] = []
+        self.norms: list[float] = []
+        self._kept, self._measured = math.inf, 0
         self._seen: list[tuple[list[float], list[bool]]] = []
 
     @property
@@ -97,21 +106,27 @@ class Steering:
         last = self.history.measurements[-1:]
         return bool(last) and last[0].validation_loss > last[0].best_validation_loss
 
-    def measure(self, step: int, loss: float, trained: float, taken: int) -> None:
+    def measure(self, step: int, loss: float) -> None:
         """Take note of a validation.
 
         Args:
             step: Optimizer steps so far.
             loss: Validation loss.
-            trained: Mean training loss since the last validation; NaN where nothing was trained.
-            taken: Optimizer steps since then.
         """
-        before, sound = self.history.measurements, math.isfinite(loss)
+        before, sound, taken = self.history.measurements, math.isfinite(loss), step - self._measured
         looks, ratio = self.gauge.close()
-        if before and not looks.norms:
+        if not before:
+            ratio = self.gauge.first_ratio(self.levers.rate)
+            if not self._outputs and sound:
+                # Whatever it is, a model that knows nothing guesses among so many.
+                self.history.vocabulary = max(2, round(math.exp(min(loss, 20.0))))
+        elif not looks.norms:
             self.history.neutral |= {"gradient"}
         loss = loss if sound else math.inf
         best = min(loss, before[-1].best_validation_loss) if before else loss
+        steps = sum(count for _, count in self.losses)
+        # A sample's norm is that after clipping; the trainer has logged some from before.
+        norms = self.norms or looks.norms
         before.append(
             Measurement(
                 step=len(before),
@@ -120,13 +135,13 @@ class Steering:
                 cost=0.0,
                 validation_loss=loss,
                 best_validation_loss=best,
-                train_loss=trained,
+                train_loss=sum(one * count for one, count in self.losses) / steps if steps else math.nan,
                 source_loss=UNKNOWN,
                 source_share=EVEN,
                 source_tokens=EVEN,
                 mixture=EVEN,
-                gradient_norm=float(np.mean(looks.norms)) if looks.norms else 0.0,
-                clipped=looks.clipped / max(1, len(looks.norms)),
+                gradient_norm=float(np.mean(norms)) if norms else 0.0,
+                clipped=float(np.mean([norm > self._limit for norm in norms])) if norms and self._limit else 0.0,
                 momentum_cosine=looks.momentum_cosine,
                 gradient_cosine=looks.gradient_cosine,
                 update_ratio=ratio,
@@ -135,7 +150,9 @@ class Steering:
                 diverged=not sound,
             )
         )
-        if self._keeps_best and sound and loss <= best:
+        self.losses, self.norms, self._measured = [], [], step
+        if self._keeps_best and sound and loss <= self._kept:
+            self._kept = loss
             self.levers.keep_best()
 
     def decide(self) -> Choice:
@@ -158,28 +175,62 @@ class Steering:
         action = int(self._agent.act(observation[None], mask[None], first)[0])
         return MENU[action] if mask[action] else "keep", (self._agent.explain() or [""])[0]
 
+    # Resuming
+
     def state(self) -> dict[str, Any]:
-        """Everything but the best weights, as JSON."""
+        """Everything but tensors, as JSON."""
         return {
             "measurements": [asdict(one) for one in self.history.measurements],
-            "actions": self.history.actions,
-            "seen": self._seen,
-            "levers": self.levers.state(),
+            "actions": list(self.history.actions),
+            "vocabulary": self.history.vocabulary,
+            "neutral": sorted(self.history.neutral),
+            "losses": list(self.losses),
+            "norms": list(self.norms),
+            "measured": self._measured,
+            "kept": self._kept,
+            "seen": list(self._seen),
+            "levers": self.levers.state()[0],
+            "gauge": self.gauge.state()[0],
         }
 
-    def restore(self, state: dict[str, Any], checkpoint: Path) -> None:
+    def save(self, checkpoint: Path) -> None:
+        """Write the tensors into a checkpoint, if there is one."""
+        if checkpoint.is_dir():
+            parts = {"best": self.levers.state()[1], "gauge": self.gauge.state()[1]}
+            tensors = {f"{part}/{name}": tensor for part, found in parts.items() for name, tensor in found.items()}
+            with replacing(checkpoint / TENSORS) as temporary:
+                write_bytes_synced(temporary, tensor_bytes(tensors))
+
+    def restore(self, state: dict[str, Any], checkpoint: Path) -> bool:
         """Go on where a checkpoint was; the agent sees again what it has seen, and so remembers the same.
 
         Args:
             state: Of `state`.
-            checkpoint: Folder that may have the best weights.
+            checkpoint: Folder that may have the tensors.
+
+        Returns:
+            Whether it has; without them the best so far is forgotten.
         """
-        self.levers.restore(state["levers"], checkpoint)
+        import safetensors.torch
+
+        file = checkpoint / TENSORS
+        tensors = safetensors.torch.load_file(file) if file.exists() else {}
+        parts: dict[str, dict[str, Any]] = {"best": {}, "gauge": {}}
+        for name, tensor in tensors.items():
+            part, _, rest = name.partition("/")
+            parts[part][rest] = tensor
+        self.levers.restore(state["levers"], parts["best"])
+        self.gauge.restore(dict(state["gauge"]), parts["gauge"])
         self.history.measurements += map(_measurement, state["measurements"])
         self.history.actions += state["actions"]
-        self.history.hyperparameters = self.levers.settings
+        self.history.vocabulary, self.history.neutral = state["vocabulary"], frozenset(state["neutral"])
+        self.history.hyperparameters, self.history.default_rate = self.levers.settings, self.levers.default_rate
+        self.losses = [(loss, count) for loss, count in state["losses"]]
+        self.norms, self._measured = list(state["norms"]), state["measured"]
+        self._kept = state["kept"] if parts["best"] else math.inf
         for observation, mask in state["seen"]:
             self._ask(np.array(observation, np.float32), np.array(mask, np.bool_))
+        return bool(tensors)
 
 
 def _measurement(stored: dict[str, Any]) -> Measurement:
@@ -192,10 +243,11 @@ def _start(model: Any) -> Start:
 
 
 def _outputs(model: Any) -> int:
-    """How many tokens or classes a uniform guess has."""
+    """How many tokens or classes a uniform guess has; 0 where nobody knows."""
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     inner = getattr(inner, "module", inner)
+    config = getattr(inner, "config", None)
     try:
         return Interface(inner.config, kind_of(inner)).outputs
-    except LlmoError:
-        return int(getattr(inner.config, "vocab_size", None) or inner.config.num_labels)
+    except (LlmoError, AttributeError):
+        return int(getattr(config, "vocab_size", 0) or 0)

@@ -35,7 +35,8 @@ def main(out: Path) -> None:
         args,
         train_dataset=data[:300],  # type: ignore[arg-type]
         eval_dataset=data[300:],  # type: ignore[arg-type]
-        callbacks=[llmo.TrainerCallback(agent="random", decisions=10)],
+        # Each rank would choose other actions.
+        callbacks=[llmo.TrainerCallback(agent="random", decisions=10, seed=int(os.environ["RANK"]))],
     )
     trainer.train()
     actions = [line["llmo_action"] for line in trainer.state.log_history if "llmo_action" in line]

@@ -20,10 +20,11 @@ from transformers import (
 
 import llmo
 from llmo.agent import Agent
+from llmo.diagnostics.features import INDEX
 from llmo.errors import LlmoError
 from llmo.hyperparameters import DROPOUT_LEVELS, WEIGHT_DECAY_LEVELS
 from llmo.trainer.callback import RECORD
-from llmo.trainer.levers import BEST
+from llmo.trainer.steering import TENSORS
 
 STEPS, RATE = 20, 1e-3
 
@@ -104,6 +105,12 @@ def trainer(
         callback._agent = Told(moves)
         made.add_callback(callback)
     return made
+
+
+def agent_of(made: Trainer) -> Told:
+    agent = next(c for c in made.callback_handler.callbacks if isinstance(c, llmo.TrainerCallback))._agent
+    assert isinstance(agent, Told)
+    return agent
 
 
 def rates(made: Trainer) -> list[float]:
@@ -199,18 +206,23 @@ def test_the_model_has_the_weights_that_validated_best(tmp_path: Path, capsys: p
     assert "the weights that validated best" in capsys.readouterr().out
 
 
-def test_a_loss_that_is_no_number_is_undone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("spoiled", [1, 5])
+def test_a_loss_that_is_no_number_is_undone(tmp_path: Path, spoiled: int) -> None:
+    """Also where nothing but the untrained model is there to go back to, which has no moments yet."""
     made = trainer(tmp_path, {}, lr_scheduler_type="constant")
 
     class Spoil(type(made.callback_handler.callbacks[0])):  # type: ignore[misc]
         def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
-            if state.global_step == 5:
+            if state.global_step == spoiled:
                 made.model.score.weight.data.fill_(float("nan"))  # type: ignore[union-attr]
 
     made.add_callback(Spoil())
     made.train()
-    assert decisions(tmp_path)[3]["action"] == "rollback"
-    assert np.isfinite(made.evaluate()["eval_loss"])
+    lines = decisions(tmp_path)
+    undone = spoiled // 2 + 1
+    assert (lines[undone]["action"], lines[undone]["validation_loss"]) == ("rollback", None)
+    assert all(line["action"] == "keep" for line in lines[undone + 1 :])
+    assert lines[-1]["validation_loss"] < lines[0]["validation_loss"]
 
 
 def test_inputs_are_corrupted_in_training_alone(tmp_path: Path) -> None:
@@ -231,52 +243,153 @@ def test_inputs_are_corrupted_in_training_alone(tmp_path: Path) -> None:
     assert all(tuple(row.tolist()) in held_out for batch in met[False] for row in batch)
 
 
-@pytest.mark.parametrize("restored_by_trainer", [False, True])
+@pytest.mark.parametrize(("saved", "restored_by_trainer"), [(10, False), (10, True), (5, False)])
 def test_a_resumed_training_is_the_same(
-    tmp_path: Path, restored_by_trainer: bool, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, saved: int, restored_by_trainer: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Wherever its checkpoint was, where a decision is due or between two."""
     moves = {1: "rate_x2", 2: "augment_noise", 3: "regularise_more", 4: "rate_default", 6: "rollback", 7: "rate_decay"}
     settings = {
-        "save_strategy": "steps", "save_steps": 10, "restore_callback_states_from_checkpoint": restored_by_trainer,
+        "save_strategy": "steps", "save_steps": saved, "restore_callback_states_from_checkpoint": restored_by_trainer,
         "learning_rate": 0.05,
     }  # fmt: skip
     straight = trainer(tmp_path, moves, dropout=0.1, **settings)
     straight.train()
     made = decisions(tmp_path)
-    assert (tmp_path / "checkpoint-10" / BEST).exists()
+    assert (tmp_path / f"checkpoint-{saved}" / TENSORS).exists()
+    seen = agent_of(straight).seen
     resumed = trainer(tmp_path, moves, dropout=0.1, **settings)
-    agent = next(c for c in resumed.callback_handler.callbacks if isinstance(c, llmo.TrainerCallback))._agent
+    agent = agent_of(resumed)
     if restored_by_trainer:
         # Trainer makes a new callback of the same arguments.
         monkeypatch.setattr("llmo.trainer.callback.tuning_agent", lambda name, policy: agent)
-    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-10"))
+    resumed.train(resume_from_checkpoint=str(tmp_path / f"checkpoint-{saved}"))
     torch.testing.assert_close(weights(straight), weights(resumed), rtol=0, atol=0)
     assert made == decisions(tmp_path)
+    np.testing.assert_array_equal(agent.seen, seen)
     assert [line["action"] for line in made if line["action"] != "keep"] == list(moves.values())
 
 
-def test_adapters_of_peft_are_trained(tmp_path: Path) -> None:
+def test_adapters_of_peft_are_trained_and_rolled_back(tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
 
-    made = trainer(tmp_path, {1: "rate_x2", 3: "rollback"})
-    made = Trainer(
-        get_peft_model(model(), LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["q_proj", "v_proj"])),
-        made.args,
-        train_dataset=Sequences(400, 0),
-        eval_dataset=Sequences(64, 1),
-        callbacks=[llmo.TrainerCallback(agent="scripted", decisions=5)],
-    )
+    made = trainer(tmp_path, {4: "rate_x5", 5: "rate_x5", 6: "rate_x5", 7: "rollback"}, learning_rate=0.05)
+    callback = next(c for c in made.callback_handler.callbacks if isinstance(c, llmo.TrainerCallback))
+    adapted = get_peft_model(model(), LoraConfig(task_type="SEQ_CLS", r=2, target_modules=["q_proj", "v_proj"]))
+    frozen = adapted.base_model.model.model.embed_tokens.weight.clone()
+    before = {name: p.clone() for name, p in adapted.named_parameters() if p.requires_grad}
+    data = {"train_dataset": Sequences(400, 0), "eval_dataset": Sequences(64, 1)}
+    Trainer(adapted, made.args, callbacks=[callback], **data).train()
+    assert torch.equal(adapted.base_model.model.model.embed_tokens.weight, frozen)
+    assert any(not torch.equal(p, before[name]) for name, p in adapted.named_parameters() if p.requires_grad)
+    assert [line["action"] for line in decisions(tmp_path)[4:8]] == ["rate_x5", "rate_x5", "rate_x5", "rollback"]
+
+
+def test_several_data_sets_are_decided_on_together(tmp_path: Path) -> None:
+    """A roll back waits until each has been evaluated, and their losses count alike."""
+    moves = {4: "rate_x5", 5: "rate_x5", 6: "rate_x5", 7: "rollback"}
+    made = trainer(tmp_path, moves, lr_scheduler_type="constant", learning_rate=0.02)
+    made.eval_dataset = {"a": Sequences(32, 1), "b": Sequences(32, 2)}  # type: ignore[assignment]
+    made.compute_metrics = lambda prediction: {"hamming_loss": 77.0}
     made.train()
-    assert len(decisions(tmp_path)) == 5
+    logged = made.state.log_history
+    losses = {
+        step: [
+            line[f"eval_{name}_loss"]
+            for name in "ab"
+            for line in logged
+            if line.get(f"eval_{name}_loss") and line["step"] == step
+        ]
+        for step in range(0, STEPS, 2)
+    }
+    for line in decisions(tmp_path):
+        assert line["validation_loss"] == pytest.approx(np.mean(losses[line["step"]]))
+    assert min(losses[14]) > max(losses[16])
+
+
+def test_the_best_of_the_trainer_is_its_own(tmp_path: Path) -> None:
+    """Evaluations in between do not make it forget which of its checkpoints was the best."""
+    settings: dict[str, Any] = {
+        "eval_strategy": "steps", "eval_steps": 5, "save_strategy": "steps", "save_steps": 5, "learning_rate": 0.05,
+        "load_best_model_at_end": True, "metric_for_best_model": "accuracy", "greater_is_better": True,
+    }  # fmt: skip
+    found = []
+    for name, moves in (("plain", None), ("kept", {})):
+        made = trainer(tmp_path / name, moves, **settings)
+        made.compute_metrics = lambda prediction: {"accuracy": (prediction[0].argmax(1) == prediction[1]).mean()}
+        made.train()
+        checkpoint = Path(made.state.best_model_checkpoint or "").name
+        found.append((made.state.best_metric, made.state.best_global_step, checkpoint, weights(made)))
+    assert found[0][:3] == found[1][:3]
+    torch.testing.assert_close(found[0][3], found[1][3], rtol=0, atol=0)
+
+
+def test_a_second_training_begins_as_the_first_did(tmp_path: Path) -> None:
+    made = trainer(tmp_path, {2: "rate_x2", 3: "regularise_more"}, dropout=0.02)
+    made.train()
+    first = rates(made)
+    made.train()
+    assert rates(made)[-STEPS:] == pytest.approx(first)
+    assert made.optimizer.param_groups[0]["weight_decay"] == 0.0
+
+
+def test_the_default_rate_is_that_of_the_optimizer(tmp_path: Path) -> None:
+    made = trainer(tmp_path, {3: "rate_x2", 5: "rate_default"})
+    optimizer = torch.optim.AdamW(made.model.parameters(), 0.01)  # type: ignore[union-attr]
+    made.optimizer, made.lr_scheduler = optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    agent = agent_of(made)
+    made.train()
+    assert rates(made) == pytest.approx([0.01] * 6 + [0.02] * 4 + [0.01] * 10)
+    assert (agent.seen[0][INDEX["rate"]], agent.seen[0][INDEX["decaying"]]) == (0, 0)
+
+
+def test_a_scheduler_that_steps_at_evaluations_is_refused(tmp_path: Path) -> None:
+    made = trainer(tmp_path, {}, lr_scheduler_type="reduce_lr_on_plateau", eval_strategy="epoch", max_steps=-1)
+    with pytest.raises(LlmoError, match="ReduceLROnPlateau"):
+        made.train()
+
+
+def test_an_encoder_reads_what_is_corrupted() -> None:
+    from transformers import T5Config, T5ForConditionalGeneration
+
+    from llmo.trainer.levers import Levers
+
+    config = T5Config(
+        vocab_size=40, d_model=8, d_kv=4, d_ff=16, num_layers=1, num_heads=2, pad_token_id=0, decoder_start_token_id=0
+    )
+    t5 = T5ForConditionalGeneration(config).train()
+    optimizer = torch.optim.AdamW(t5.parameters(), 1e-3)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    levers = Levers(TrainingArguments("none", report_to=[]), t5, optimizer, scheduler, 10, 0)
+    met: list[Tensor] = []
+    t5.get_encoder().get_input_embeddings().register_forward_hook(lambda module, given, output: met.append(given[0]))
+    levers.apply("augment_noise")
+    ids = torch.arange(1, 33)[None]
+    t5(input_ids=ids, labels=ids)
+    assert 0 < (met[0] != ids).sum() < 12
+
+
+def test_any_module_is_steered(tmp_path: Path) -> None:
+    class Plain(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table, self.out = torch.nn.Embedding(40, 8), torch.nn.Linear(8, 2)
+
+        def forward(self, input_ids: Tensor, labels: Tensor, **given: Any) -> dict[str, Tensor]:
+            logits = self.out(self.table(input_ids[:, -1]))
+            return {"loss": torch.nn.functional.cross_entropy(logits, labels), "logits": logits}
+
+    made = trainer(tmp_path, {1: "rate_x5"})
+    data = {"train_dataset": Sequences(400, 0), "eval_dataset": Sequences(64, 1)}
+    callback = llmo.TrainerCallback(agent="scripted", decisions=7)
+    Trainer(Plain(), made.args, callbacks=[callback], **data).train()
+    assert len(decisions(tmp_path)) == 7
 
 
 def test_what_is_seen_is_what_happened(tmp_path: Path) -> None:
-    from llmo.diagnostics.features import INDEX
-
     made = trainer(tmp_path, {2: "rate_x2"})
-    agent = next(c for c in made.callback_handler.callbacks if isinstance(c, llmo.TrainerCallback))._agent
+    agent = agent_of(made)
     made.train()
-    assert isinstance(agent, Told)
     lines = decisions(tmp_path)
     for step, seen in enumerate(agent.seen):
         assert seen[INDEX["spent"]] == pytest.approx(2 * (2 * step / STEPS) - 1)
@@ -284,7 +397,9 @@ def test_what_is_seen_is_what_happened(tmp_path: Path) -> None:
             gain = 10 * np.log(lines[step - 1]["validation_loss"] / lines[step]["validation_loss"])
             assert seen[INDEX["gain_1"]] == pytest.approx(gain, abs=1e-4)
         if step == 3:
-            # Two steps after the rate was doubled; the script's decay goes on.
+            # Two steps after the rate was doubled; the script's decay goes on, and what is clipped is said.
+            norms = [line["grad_norm"] for line in made.state.log_history if "loss" in line and line["step"] in (5, 6)]
+            assert seen[INDEX["clipped"]] == np.mean([norm > 1 for norm in norms])
             assert seen[INDEX["rate"]] == pytest.approx(np.log10(2 * (1 - 6 / STEPS)), abs=1e-4)
             assert seen[INDEX["action_1_rate_x2"]] == 1
     names = [name for name in INDEX if name.startswith("source")]

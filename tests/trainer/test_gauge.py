@@ -1,5 +1,6 @@
 """What the gauge sees, against torch on all weights."""
 
+import pytest
 import torch
 
 from llmo.trainer.gauge import SAMPLE, Gauge
@@ -9,7 +10,7 @@ def trained(width: int, steps: int = 3) -> tuple[torch.nn.Module, Gauge, torch.o
     torch.manual_seed(0)
     model = torch.nn.Sequential(torch.nn.Linear(width, width), torch.nn.Tanh(), torch.nn.Linear(width, 1))
     optimizer = torch.optim.AdamW(model.parameters(), 1e-2)
-    gauge, gradients = Gauge(model, 0.0), []
+    gauge, gradients = Gauge(model), []
     for step in range(steps):
         optimizer.zero_grad()
         model(torch.randn(8, width)).square().mean().backward()
@@ -48,7 +49,7 @@ def test_large_ones_on_a_sample_that_tells_nearly_the_same() -> None:
 def test_neighbours_alone_are_compared() -> None:
     torch.manual_seed(0)
     model = torch.nn.Linear(4, 1)
-    optimizer, gauge = torch.optim.SGD(model.parameters(), 0.1), Gauge(model, 0.0)
+    optimizer, gauge = torch.optim.SGD(model.parameters(), 0.1), Gauge(model)
     for step in (0, 2):
         optimizer.zero_grad()
         model(torch.randn(2, 4)).sum().backward()
@@ -56,13 +57,20 @@ def test_neighbours_alone_are_compared() -> None:
     assert gauge.close()[0].gradient_cosine == 0.0
 
 
-def test_clipped_gradients_are_counted() -> None:
+def test_the_first_ratio_is_that_of_adams_first_step() -> None:
+    """Every weight moves by the rate."""
     torch.manual_seed(0)
-    model = torch.nn.Linear(4, 1, bias=False)
-    optimizer, gauge = torch.optim.SGD(model.parameters(), 0.1), Gauge(model, 0.5)
-    for step, scale in enumerate((100.0, 1e-3)):
-        optimizer.zero_grad()
-        (scale * model(torch.randn(2, 4))).sum().backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 0.5)
-        gauge.look(step, optimizer)
-    assert gauge.close()[0].clipped == 1
+    model = torch.nn.Linear(16, 8, bias=False)
+    optimizer, gauge = torch.optim.Adam(model.parameters(), 1e-3), Gauge(model)
+    expected = gauge.first_ratio(1e-3)
+    model(torch.randn(4, 16)).square().sum().backward()
+    optimizer.step()
+    assert gauge.close()[1] == pytest.approx(expected, rel=1e-2)
+
+
+def test_it_goes_on_from_what_it_has_seen() -> None:
+    model, gauge, _, _ = trained(8)
+    other = Gauge(model)
+    other.restore(*gauge.state())
+    assert other.state()[0] == gauge.state()[0]
+    assert other.close() == gauge.close()
