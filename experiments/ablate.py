@@ -108,7 +108,8 @@ def ablate(
     train = catalog.get("experiments", "train")
     options = {"steps": steps, "demonstrations": demonstrations, "seed": seed, "workers": workers}
     records: dict[str, list[EpisodeRecord]] = {}
-    with RunDir(out, resume):
+    with RunDir(out, resume) as run:
+        run.settle({"steps": steps, "demonstrations": demonstrations, "seed": seed})
         for name in dict.fromkeys([BASE, *(variants or VARIANTS)]):
             variant, folder = VARIANTS[name], out / name
             if not (folder / "policy" / "policy.json").exists():

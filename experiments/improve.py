@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from llmo.cautious import USUAL
 from llmo.errors import LlmoError
 from llmo.registry import experiments
 
@@ -120,7 +121,9 @@ def _nothing(text: str) -> None:
 
 
 def _show(say: Callable[[str], None], session: Session) -> None:
-    last = session.decisions[-1]
+    last, before = session.decisions[-1], session.decisions[-2:-1]
+    if last.why.startswith(USUAL) and not (before and before[0].why.startswith(USUAL)):
+        say(f"      {last.why}")
     say(
         f"{last.step:>4}  {last.spent:>6.0%}  {last.train_loss:>8.3f}  {last.validation_loss:>10.3f}  "
         f"{last.learning_rate:>8.2g}  {'' if last.action == 'keep' else last.action}"

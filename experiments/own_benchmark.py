@@ -77,13 +77,14 @@ def own_benchmark(
     from llmo.evaluation.processes import one_thread
     from llmo.evaluation.provenance import command, provenance
 
-    at_least(1, seeds=seeds)
+    at_least(1, seeds=seeds, cases=len(cases))
     names = [case.name for case in cases]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise LlmoError("cases", twice[0], "models and data of different names")
     one_thread()
     rows: dict[str, dict[str, Any]] = {}
-    with RunDir(out, resume):
+    with RunDir(out, resume) as run:
+        run.settle({"agent": agent, "policy": policy, "cases": [asdict(case) for case in cases]})
         for case in cases:
             runs = [_run(case, out / case.name / f"seed-{seed}", seed, agent, policy) for seed in range(seeds)]
             rows[case.name] = {**asdict(case), **pooled(runs)}
@@ -101,10 +102,11 @@ def _run(case: Case, folder: Path, seed: int, agent: str, policy: str) -> dict[s
 
     file = folder / LOSSES
     if not file.exists():
-        source = OwnSource(case.model, case.data, case.task, columns_of(case.columns), seed)  # type: ignore[arg-type]
+        # Where examples are cut off for a test, all seeds have the same.
+        source = OwnSource(case.model, case.data, case.task, columns_of(case.columns))  # type: ignore[arg-type]
         wishes = Wishes(case.budget, agent, policy, case.batch, case.lora, seed)
         print(f"{case.name}, seed {seed}")
-        result = improve_model(wishes.order(source.open()), folder, resume=True, against=True)
+        result = improve_model(wishes.order(source.open(seed)), folder, resume=True, against=True)
         scores = {OURS: result.after, **result.rivals}
         write_text_atomic(file, json.dumps({name: _stored(score) for name, score in scores.items()}))
     content: dict[str, Any] = json.loads(file.read_text())

@@ -35,7 +35,7 @@ CURVES = "curves.json"
 
 @dataclass(frozen=True)
 class Settings:
-    """What a run folder's policy follows from; a resumed run has the same."""
+    """What a run folder's policy follows from; a resumed run has the same. `own` is a user's model and data, if any."""
 
     env: str
     agent: str
@@ -47,6 +47,7 @@ class Settings:
     replicas: int
     executor: str
     gamma: float
+    own: dict[str, Any] | None = None
 
 
 @experiments.register("train")
@@ -131,7 +132,8 @@ def train(
         if own is not None:
             env = _own_env(run, own, Budget.parse(budget), batch, lora, device)
         chosen = executor or run.settled("executor") or population_executor(steps)
-        settings = Settings(env, agent, seed, steps, teacher, demonstrations, reward, replicas, chosen, gamma)
+        asked = {**asdict(own), "budget": budget, "batch": batch, "lora": lora} if own is not None else None
+        settings = Settings(env, agent, seed, steps, teacher, demonstrations, reward, replicas, chosen, gamma, asked)
         run.settle(asdict(settings))
         _learn(learner, run, settings, found, device)
         learner.save(run.path / "policy", _card(settings, run.path))
@@ -143,7 +145,7 @@ def _own_env(run: RunDir, source: OwnSource, budget: Budget, batch: int, rank: i
     """The environment of a user's model and data, from a file of the run folder; a budget in time becomes FLOPs."""
     from llmo.engine.single import SingleSettings
     from llmo.evaluation.own.budget import probe
-    from llmo.mdp.own import BUDGETS, own_spec
+    from llmo.mdp.own import BUDGETS, own_spec, with_affordable_validation
     from llmo.mdp.own_source import write_own
     from llmo.mdp.spec import env_spec
 
@@ -152,7 +154,7 @@ def _own_env(run: RunDir, source: OwnSource, budget: Budget, batch: int, rank: i
         own = source.open().problem(batch, rank, 1.0)
         flops = probe(own, SingleSettings(), device).flops(budget)
         # A training of the least budget has to have a step.
-        own_spec(replace(own, budget=flops / BUDGETS)).draw("test", 0, 1.0)
+        own_spec(with_affordable_validation(replace(own, budget=flops / BUDGETS))).draw("test", 0, 1.0)
         write_own(file, source, batch, rank, flops)
     name = f"llmo/Own-v0:{file}"
     env_spec(name)

@@ -118,7 +118,7 @@ def open_model(name: str, task: OwnTask) -> OwnModel:
         raise LlmoError(
             f"model for {task}", f"{name} ({config.model_type})", f"a model that {auto_class(kind).__name__} has"
         )
-    _check_fit(name, task, kind, config)
+    check_fit(name, task, kind, config)
     spaced = {"add_prefix_space": True} if task == "tagging" else {}
     tokenizer = _load(lambda **given: AutoTokenizer.from_pretrained(name, **spaced, **_only_trust(given)), name)
     if not tokenizer.is_fast:
@@ -135,8 +135,18 @@ def give_padding(tokenizer: Any, config: Any) -> None:
         config.pad_token_id = tokenizer.pad_token_id
 
 
-def _check_fit(name: str, task: OwnTask, kind: Kind, config: Any) -> None:
-    """Refuse models whose class takes a task that they cannot learn."""
+def check_fit(name: str, task: OwnTask, kind: Kind, config: Any) -> None:
+    """Refuse models whose class takes a task that they cannot learn.
+
+    Args:
+        name: Of the model.
+        task: What it is to learn.
+        kind: How it is called.
+        config: Its configuration.
+
+    Raises:
+        LlmoError: It sees what it should predict, or has a decoder too many.
+    """
     two = bool(getattr(config, "is_encoder_decoder", False))
     if kind in ("classification", "tagging") and two:
         raise LlmoError(

@@ -192,8 +192,11 @@ def build_labelled_problem(instance: Instance) -> Problem:
     whole = encoded.task
     assert isinstance(whole, Labelled)
     group = int(instance.text_group.rpartition("/")[2])
+    materials = {
+        source: _material(rng, whole, source, instance.domain, own.kind) for source in dict.fromkeys(instance.sources)
+    }
     task = Labelled(
-        tuple(_material(rng, whole, source, instance.domain, own.kind) for source in instance.sources),
+        tuple(materials[source] for source in instance.sources),
         _held_out(rng, whole.validation, group, family.scale * VALIDATION_SEQUENCES),
         _held_out(rng, whole.test, group, family.scale * TEST_SEQUENCES),
     )

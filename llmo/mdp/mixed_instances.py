@@ -1,6 +1,7 @@
 """Instances of llmo/FineTune-v0: what people fine-tune for, task by task; most of them have one source and no teacher.
 
-A policy that is to help with anybody's model learns here. The parts share no text, no seed and no model shape.
+A policy that is to help with anybody's model learns here. The parts share no seed and no model shape, and of one task
+no example; but a docstring that is classified in one part may stand in the running text of another.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ from llmo.engine.models import ModelShape, model_config
 from llmo.engine.own_models import HEADED, fresh_model, open_model
 from llmo.errors import LlmoError, at_least
 from llmo.hyperparameters import Start
-from llmo.mdp.own import STEPS, OwnProblem, own_cost, with_affordable_validation
+from llmo.mdp.own import BUDGETS, STEPS, OwnProblem, own_cost, with_affordable_validation
 from llmo.run_dir import write_text_atomic
 from llmo.tasks.library_examples import library_examples
 from llmo.tasks.own.columns import OWN_TASKS, OwnTask
@@ -82,7 +82,7 @@ class OwnSource:
         data: Folder, file, or name on the hub.
         task: What is learned.
         columns: Column by role, where the user has named some.
-        seed: Of fresh weights and of splits.
+        seed: Of splits, and of fresh weights.
 
     Raises:
         LlmoError: A name is missing, or there is no such task.
@@ -102,8 +102,11 @@ class OwnSource:
             raise LlmoError("--task", self.task, OWN_TASKS)
         at_least(0, seed=self.seed)
 
-    def open(self) -> Opened:
+    def open(self, weights: int | None = None) -> Opened:
         """Load both.
+
+        Args:
+            weights: Seed of fresh weights, if it is another one.
 
         Raises:
             LlmoError: Something about the model or the data.
@@ -111,7 +114,7 @@ class OwnSource:
         own = open_model(self.model, self.task)
         data = load_data(self.data, self.task, self.columns, self.seed)
         encoded = encode(data, own.tokenizer, own.config, own.context)
-        model = own.build(encoded.labels if self.task in HEADED else None, self.seed)
+        model = own.build(encoded.labels if self.task in HEADED else None, self.seed if weights is None else weights)
         name = f"{Path(self.model).name} on {Path(self.data).name}"
         return Opened(name, model, own.tokenizer, own.start, data, encoded)
 
@@ -162,7 +165,9 @@ def read_own(file: Path) -> OwnProblem:
         source = OwnSource(**content)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LlmoError("own problem", str(file), f"a file that `llmo train --model` wrote ({error})") from error
-    return with_affordable_validation(source.open().problem(batch, rank, budget))
+    # The smallest budget of a train instance has to pay it.
+    own = with_affordable_validation(source.open().problem(batch, rank, budget / BUDGETS))
+    return replace(own, budget=budget)
 
 
 def example_own(shape: ModelShape = EXAMPLE) -> OwnProblem:

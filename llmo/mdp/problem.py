@@ -29,8 +29,9 @@ def build_problem(instance: Instance) -> Problem:
     """The problem of an instance; equal instances give equal ones."""
     rng = np.random.default_rng(instance.seed)
     group = int(instance.text_group.rpartition("/")[2])
+    materials = {source: _material(rng, source, instance.part) for source in dict.fromkeys(instance.sources)}
     task = CausalLM(
-        tuple(_material(rng, source, instance.part) for source in instance.sources),
+        tuple(materials[source] for source in instance.sources),
         _windows(rng, (instance.domain, instance.part, "validation"), group, VALIDATION_SEQUENCES),
         _windows(rng, (instance.domain, instance.part, "test"), group, TEST_SEQUENCES),
     )

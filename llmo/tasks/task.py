@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -36,7 +37,8 @@ class Task(ABC):
     Attributes:
         validation: Examples of the validation split, [V, T].
         test: Examples of the test split, [S, T].
-        sizes: Tokens in each of the three materials.
+        sources: The three materials: arrays, or tuples of arrays.
+        sizes: Tokens in each of them.
         tokens: T, the length of a sequence.
         positions: P, how many predictions a sequence is asked for.
         padded: Whether labels may be `IGNORED`; all tasks of a class are alike.
@@ -44,6 +46,7 @@ class Task(ABC):
 
     validation: Examples
     test: Examples
+    sources: Sequence[Any]
     sizes: tuple[int, ...]
     tokens: int
     positions: int

@@ -9,7 +9,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
-from llmo.engine.own_models import HEADED, context_of, give_padding, own_kind
+from llmo.engine.own_models import HEADED, check_fit, context_of, give_padding, own_kind
+from llmo.engine.ranks import first_rank
 from llmo.errors import LlmoError
 from llmo.evaluation.own.improve import Improvement, improve_model
 from llmo.evaluation.own.order import Wishes
@@ -72,8 +73,13 @@ def improve(
     kind = own_kind(task, bool(getattr(model.config, "is_encoder_decoder", False)))
     if kind_of(model) != kind:
         raise LlmoError(f"model for {task}", type(model).__name__, f"one of {auto_class(kind).__name__}")
+    check_fit(type(model).__name__, task, kind, model.config)
+    if resume and out is None:
+        raise LlmoError("resume", resume, "False without a folder that holds a run, given by out")
     data = data_of(task, train, valid, test, columns, wanted.seed)
-    model, tokenizer = copy.deepcopy(model), copy.deepcopy(tokenizer)
+    # Weights are trained in float32, whatever the passes compute in.
+    model, tokenizer = copy.deepcopy(model).float(), copy.deepcopy(tokenizer)
+    say = say if first_rank() else lambda text: None
     give_padding(tokenizer, model.config)
     encoded = encode(data, tokenizer, model.config, context_of(model.config))
     for note in (*data.notes, *encoded.notes):
@@ -81,10 +87,13 @@ def improve(
     outputs = max(1, len(encoded.labels))
     if task in HEADED and model.config.num_labels != outputs:
         raise LlmoError("num_labels of the model", model.config.num_labels, f"{outputs}, as the data have")
+    if encoded.labels:
+        model.config.id2label = dict(enumerate(encoded.labels))
+        model.config.label2id = {label: place for place, label in enumerate(encoded.labels)}
     start: Start = "pretrained" if model.config._name_or_path else "scratch"
     order = wanted.order(Opened(type(model).__name__, model, tokenizer, start, data, encoded))
     with nullcontext(out) if out is not None else TemporaryDirectory() as folder:
         result = improve_model(order, Path(folder), resume=resume, against=compare, say=say)
-        if out is not None:
+        if out is not None and first_rank():
             write_report(result, Path(folder), f"How {type(model).__name__} was improved", {})
     return result

@@ -92,7 +92,8 @@ def improve_model(
         LlmoError: Something does not fit; nothing is written over.
     """
     agent = tuning_agent(order.agent, order.policy)
-    _check_disk(folder, order.own)
+    if not resume:
+        _check_disk(folder, order.own, 1 + len(rivals(order.own)) * against)
     with _run_dir(folder, resume) as run:
         order = _planned(order, run, say)
         session = _session(order, agent, run)
@@ -125,14 +126,14 @@ def improve_model(
     return result
 
 
-def _check_disk(folder: Path, own: OwnProblem) -> None:
+def _check_disk(folder: Path, own: OwnProblem, trainings: int) -> None:
     """Refuse to begin what cannot be saved.
 
     Raises:
-        LlmoError: The disk has no room for checkpoints and the model.
+        LlmoError: The disk has no room for the checkpoints of so many trainings and the model.
     """
     parameters = sum(parameter.numel() for parameter in own.model.parameters())
-    needed = parameters * (4 if own.rank else (KEPT + 1) * SAVED_BYTES + 4)
+    needed = parameters * (4 if own.rank else trainings * (KEPT + 1) * SAVED_BYTES + 4)
     there = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(there).free
     if free < needed:
@@ -197,9 +198,8 @@ def _fingerprint(own: OwnProblem) -> str:
     task = own.task
     for part in (task.validation.inputs, task.validation.labels, task.test.inputs, task.test.labels):
         digest.update(part.numpy().tobytes())
-    u = np.arange(1000) / 1000
-    for material in range(3):
-        for array in task.draw(np.full(1000, material), u):
+    for source in task.sources:
+        for array in source if isinstance(source, tuple) else (source,):
             digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
 

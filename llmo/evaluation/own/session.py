@@ -15,6 +15,7 @@ from torch import Tensor
 
 from llmo.agent import Agent, OptimizerAgent
 from llmo.diagnostics.causes import diagnose
+from llmo.engine.ranks import agreed
 from llmo.engine.shards import ShardLayout
 from llmo.engine.single import SingleSettings
 from llmo.errors import LlmoError
@@ -103,7 +104,8 @@ class Session:
         """One environment step."""
         observation, mask = self.population.observe(0), self.population.mask(0)
         cause = diagnose(observation)
-        action, why = self._ask(observation, mask)
+        # A last bit must not part processes that train together.
+        action, why = agreed(self._ask(observation, mask))
         taken = self.population.step({0: action})[0]
         chosen = self.population.spec.menu[action]
         self.decisions.append(decision(len(self.decisions), chosen, why, cause, taken))

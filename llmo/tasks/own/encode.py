@@ -103,7 +103,11 @@ def _tagger(tokenizer: Any, index: dict[str, int]) -> Callable[[Values], Pair]:
         if len(value["tokens"]) != len(value["tags"]):
             told = f"{len(value['tokens'])} and {len(value['tags'])} at {' '.join(value['tokens'])[:40]!r}"
             raise LlmoError("number of tokens and tags", told, "as many tags as tokens")
-        encoded = tokenizer(value["tokens"], is_split_into_words=True, verbose=False)
+        try:
+            encoded = tokenizer(value["tokens"], is_split_into_words=True, verbose=False)
+        except AssertionError as error:
+            # What byte-level tokenizers raise that join words without a space.
+            raise LlmoError("tokenizer", type(tokenizer).__name__, "one made with add_prefix_space=True") from error
         words, labels, before = encoded.word_ids(), [], None
         for word in words:
             labels.append(IGNORED if word is None or word == before else index[str(value["tags"][word])])
