@@ -10,6 +10,7 @@ import numpy as np
 
 from llmo import catalog
 from llmo.actions.action import Action
+from llmo.catalog.tuned import DEFAULT_ENV
 from llmo.engine.run import Run
 from llmo.evaluation.compare import difference
 from llmo.evaluation.findings import Findings, require, require_same
@@ -48,14 +49,17 @@ def check_action(name: str, findings: Findings) -> None:
 
 
 def _environments_with(name: str) -> list[str]:
-    """One of each kind of run that has an action on its menu; the one with the longest menu where nobody has it."""
+    """An environment of runs that train whole models and one of runs on a frozen base that have an action on the menu.
+
+    The default one comes first, also where nobody has it.
+    """
     catalog.load("envs")
-    specs = sorted((env_spec(env) for env in catalog.KINDS["envs"].names()), key=lambda spec: -len(spec.menu))
-    kinds: dict[object, str] = {}
+    specs = [env_spec(env) for env in catalog.KINDS["envs"].names()]
+    specs.sort(key=lambda spec: (spec.name != DEFAULT_ENV, -len(spec.menu)))
+    kinds: dict[bool, str] = {}
     for spec in specs:
         if name in spec.menu:
-            frozen = bool(spec.frozen_base(spec.draw("train", 0, 1.0)))
-            kinds.setdefault((spec.build, frozen), spec.name)
+            kinds.setdefault(bool(spec.frozen_base(spec.draw("train", 0, 1.0))), spec.name)
     return list(kinds.values()) or [specs[0].name]
 
 

@@ -171,7 +171,7 @@ def read_own(file: Path) -> OwnProblem:
 
 
 def example_own(shape: ModelShape = EXAMPLE) -> OwnProblem:
-    """A problem that every Python carries: which part of the library a docstring belongs to; some 80 optimizer steps.
+    """A problem that every Python carries: which part of the library a docstring belongs to; some 160 optimizer steps.
 
     Args:
         shape: Of the model.
@@ -184,4 +184,4 @@ def example_own(shape: ModelShape = EXAMPLE) -> OwnProblem:
     model = own.build(encoded.labels, 0)
     problem = Opened(own.name, model, own.tokenizer, own.start, data, encoded).problem(4, 0, 1.0)
     cost = own_cost(problem)
-    return replace(problem, budget=STEPS * (16 * cost.train + len(validation) * cost.forward))
+    return replace(problem, budget=2 * STEPS * (16 * cost.train + len(validation) * cost.forward))

@@ -177,7 +177,10 @@ def test_tracking_goes_under_every_tuned_schedule(name: str) -> None:
 
 
 def test_an_open_loop_plays_its_sequence_whatever_it_sees() -> None:
-    player = Player("open_loop", first="rate_x2", second="keep", third="source_tracking", at_60="rollback")
+    player = Player(
+        "open_loop", first="rate_x2", second="keep", third="source_tracking", fourth="keep", at_40="keep",
+        at_60="rollback", at_80="rate_decay", at_90="keep",
+    )  # fmt: skip
     shares = (0.0, 0.05, 0.1, 0.15, 0.2, 0.45, 0.55, 0.6, 0.7, 0.85, 0.95)
     played = [player.act(spent=2 * share - 1, base_rate=-1.0) for share in shares]
     start, later = ["rate_x2", "keep", "source_tracking", "keep", "keep"], ["keep", "keep", "rollback", "keep"]
@@ -186,7 +189,10 @@ def test_an_open_loop_plays_its_sequence_whatever_it_sees() -> None:
 
 
 def test_a_static_setting_holds_from_the_first_step() -> None:
-    parameters = {"scratch": 2.0, "pretrained": 2.0, "mixing": "tracking", "regularisation": 3, "decay_from": 0.5}
+    parameters = {
+        "scratch": 2.0, "pretrained": 2.0, "mixing": "tracking", "regularisation": 3, "decay_from": 0.5,
+        "distillation": "off", "augmentation": "off",
+    }  # fmt: skip
     jobs = [Job(ENV, "train", index, "static", tuple(sorted(parameters.items())), budget=0.4) for index in SMALL]
     for record, other in zip(play(jobs), play([Job(ENV, "train", index, "keep", budget=0.4) for index in SMALL])):
         instance = env_spec(ENV).draw("train", record.result.job.index, 0.4)

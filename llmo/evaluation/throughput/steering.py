@@ -23,7 +23,7 @@ from llmo.mdp.own_source import example_own
 from llmo.run_dir import RunDir
 
 BATCH, TOKENS, STEPS = 8, 64, 400
-LONGER = 8
+LONGER = 4
 """Times the example's budget that `improve` is measured with: some seconds of training."""
 
 
