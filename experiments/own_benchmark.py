@@ -89,7 +89,8 @@ def own_benchmark(
             runs = [_run(case, out / case.name / f"seed-{seed}", seed, agent, policy) for seed in range(seeds)]
             rows[case.name] = {**asdict(case), **pooled(runs)}
         given["cases"] = "CASES"
-        content = {"command": command("own_benchmark", own_benchmark, given), **provenance(), "cases": rows}
+        line = command("own_benchmark", own_benchmark, given).replace("CASES", "--config CASES.yaml")
+        content = {"command": line, **provenance(), "cases": rows}
         write_text_atomic(out / "own.json", json.dumps(content, indent=1) + "\n")
     print(table(rows))
 

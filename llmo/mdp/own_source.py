@@ -57,9 +57,7 @@ class Opened:
         Raises:
             LlmoError: A number is out of range.
         """
-        at_least(1, batch=batch)
-        if rank not in RANKS:
-            raise LlmoError("lora", rank, "0, 2, 4 or 8")
+        check_sizes(batch, rank)
         return OwnProblem(
             name=self.name,
             model=self.model,
@@ -119,6 +117,21 @@ class OwnSource:
         return Opened(name, model, own.tokenizer, own.start, data, encoded)
 
 
+def check_sizes(batch: int, rank: int) -> None:
+    """Check what an optimizer step trains.
+
+    Args:
+        batch: Sequences in it, at least 1.
+        rank: Of LoRA factors; 0 trains all weights.
+
+    Raises:
+        LlmoError: One of them is out of range.
+    """
+    at_least(1, batch=batch)
+    if rank not in RANKS:
+        raise LlmoError("lora", rank, "0, 2, 4 or 8")
+
+
 def columns_of(pairs: list[str] | None) -> dict[str, str]:
     """Columns by role from pairs such as ``text=body``.
 
@@ -144,13 +157,10 @@ def write_own(file: Path, source: OwnSource, batch: int, rank: int, budget: floa
         rank: Of LoRA factors; 0 trains all weights.
         budget: FLOPs.
     """
-    found = {name: str(Path(value).resolve()) for name, value in _places(source).items() if Path(value).exists()}
+    places = {"model": source.model, "data": source.data}
+    found = {name: str(Path(value).resolve()) for name, value in places.items() if Path(value).exists()}
     content = {**asdict(source), **found, "batch": batch, "rank": rank, "budget": budget}
     write_text_atomic(file, json.dumps(content, indent=1) + "\n")
-
-
-def _places(source: OwnSource) -> dict[str, str]:
-    return {"model": source.model, "data": source.data}
 
 
 def read_own(file: Path) -> OwnProblem:

@@ -121,7 +121,8 @@ class Levers:
         for module, own in self._dropouts:
             module.p = own
         for group, decay in zip(self._optimizer.param_groups, self._weight_decays, strict=True):
-            group["weight_decay"] = decay
+            if decay is not None:
+                group["weight_decay"] = decay
         for group, rate in zip(self._optimizer.param_groups, self._base_rates, strict=False):
             group["initial_lr"] = rate
         self._best = None

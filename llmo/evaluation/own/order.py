@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 from llmo.engine.choice import valid_device
 from llmo.engine.single import SingleSettings
-from llmo.errors import LlmoError, at_least
+from llmo.errors import at_least
 from llmo.evaluation.own.budget import Budget
 from llmo.mdp.own import OwnProblem
-from llmo.mdp.own_source import RANKS, Opened
+from llmo.mdp.own_source import Opened, check_sizes
 from llmo.tasks.own.columns import OwnTask
 
 if TYPE_CHECKING:
@@ -76,10 +76,8 @@ class Wishes:
     single: SingleSettings = SingleSettings()
 
     def __post_init__(self) -> None:
-        at_least(1, batch=self.batch)
+        check_sizes(self.batch, self.lora)
         at_least(0, seed=self.seed)
-        if self.lora not in RANKS:
-            raise LlmoError("lora", self.lora, "0, 2, 4 or 8")
         Budget.parse(self.budget)
         valid_device(self.device)
 
