@@ -9,11 +9,12 @@ from __future__ import annotations
 import warnings
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from llmo.hyperparameters import Adapter
 from llmo.kinds import Interface, Kind, auto_class
 
 if TYPE_CHECKING:
@@ -35,19 +36,28 @@ class Cost:
 
 @lru_cache(maxsize=256)
 def _count(
-    config: str, model_type: str, tokens: int, rank: int, target_modules: tuple[str, ...], kind: Kind, positions: int
+    config: str,
+    model_type: str,
+    tokens: int,
+    rank: int,
+    target_modules: tuple[str, ...],
+    kind: Kind,
+    positions: int,
+    adapter: Adapter,
+    frozen: int,
 ) -> Cost:
-    from transformers import AutoConfig
-
-    made = AutoConfig.for_model(model_type, **_loads(config))
-    made._attn_implementation = "eager"
     with torch.random.fork_rng(devices=[]):
-        model = auto_class(kind).from_config(made, attn_implementation="eager", trust_remote_code=False)
+        model, made = _model(config, model_type, kind)
+        if frozen:
+            for parameter in list(model.parameters())[:frozen]:
+                parameter.requires_grad_(False)
         if rank:
-            from peft import LoraConfig, get_peft_model
+            from peft import IA3Config, LoraConfig, PeftConfig, get_peft_model
 
-            targets = list(target_modules) or "all-linear"
-            settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets)
+            settings: PeftConfig = IA3Config()
+            if adapter != "ia3":
+                targets = list(target_modules) or "all-linear"
+                settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, use_dora=adapter == "dora")
             with warnings.catch_warnings():
                 # PEFT 0.21 reads a property that transformers 5.23 has renamed.
                 warnings.simplefilter("ignore", FutureWarning)
@@ -59,6 +69,16 @@ def _count(
     with FlopCounterMode(display=False) as counter:
         model(**given).logits.sum().backward()
     return Cost(float(forward), float(counter.get_total_flops()))
+
+
+def _model(config: str, model_type: str, kind: Kind) -> tuple[Any, Any]:
+    """A model of a configuration, and the configuration."""
+    from transformers import AutoConfig
+
+    made = AutoConfig.for_model(model_type, **_loads(config))
+    made._attn_implementation = "eager"
+    with torch.random.fork_rng(devices=[]):
+        return auto_class(kind).from_config(made, attn_implementation="eager", trust_remote_code=False), made
 
 
 def _loads(text: str) -> dict[str, object]:
@@ -76,16 +96,44 @@ def sequence_cost(
     target_modules: tuple[str, ...] = (),
     kind: Kind = "causal_lm",
     positions: int = 0,
+    adapter: Adapter = "lora",
+    frozen: int = 0,
 ) -> Cost:
     """What one sequence costs, counted once for each shape and remembered.
 
     Args:
         config: Configuration of the model.
         tokens: Length of the sequence.
-        rank: Rank of the LoRA adapter; 0 trains all weights.
+        rank: Rank of the adapter; 0 trains all weights.
         target_modules: Names of the linear layers that the adapter is on, as PEFT has them; empty for all of them.
         kind: Of the model.
         positions: How many predictions a sequence is asked for; 0 for one a token.
+        adapter: Kind of the adapter, where there is one.
+        frozen: How many of the model's parameters, in its order, are not trained.
     """
     text = config.to_json_string(use_diff=True)
-    return _count(text, config.model_type, tokens, rank, target_modules, kind, positions or tokens)
+    plain = "lora" if adapter == "full" else adapter
+    return _count(text, config.model_type, tokens, rank, target_modules, kind, positions or tokens, plain, frozen)
+
+
+def input_gradient_cost(config: PretrainedConfig, tokens: int, kind: Kind, positions: int) -> float:
+    """FLOPs of one sequence's gradient in its embedded inputs, with the forward pass.
+
+    Args:
+        config: Configuration of the model.
+        tokens: Length of the sequence.
+        kind: Of the model; one without a decoder beside an encoder.
+        positions: How many predictions a sequence is asked for.
+    """
+    return _count_inputs(config.to_json_string(use_diff=True), config.model_type, tokens, kind, positions)
+
+
+@lru_cache(maxsize=64)
+def _count_inputs(config: str, model_type: str, tokens: int, kind: Kind, positions: int) -> float:
+    model, made = _model(config, model_type, kind)
+    model.requires_grad_(False)
+    given = Interface(made, kind).arguments(torch.zeros(1, tokens, dtype=torch.long), positions)
+    embedded = model.get_input_embeddings()(given.pop("input_ids")).requires_grad_()
+    with FlopCounterMode(display=False) as counter:
+        model(inputs_embeds=embedded, **given).logits.sum().backward()
+    return float(counter.get_total_flops())

@@ -129,9 +129,9 @@ def _list(kind: str | None = None) -> int:
         registry = catalog.KINDS[key]
         rows += [(registry.kind, name, registry.summary(name)) for name in registry.names()]
     if kind == "features":
-        from llmo.diagnostics.features import FEATURES
+        from llmo.diagnostics.features import FEATURES, MORE_FEATURES
 
-        rows = [(feature.group, feature.name, feature.meaning) for feature in FEATURES]
+        rows = [(feature.group, feature.name, feature.meaning) for feature in (*FEATURES, *MORE_FEATURES)]
     if sys.stdout.isatty():
         from rich.console import Console
         from rich.table import Table

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 from llmo.errors import LlmoError
 
-Augmentation = Literal["off", "token_noise", "span_masking"]
+Augmentation = Literal[
+    "off", "token_noise", "span_masking", "synonyms", "insertion", "deletion", "swap", "keyboard", "ocr"
+]
 Mixing = Literal["uniform", "source_1", "source_2", "source_3", "tracking"]
-Distillation = Literal["off", "teacher", "averaged"]
+Selection = Literal["off", "clean", "hard", "curriculum"]
+Distillation = Literal["off", "teacher", "averaged", "best", "ensemble"]
+Perturbation = Literal["off", "noise", "fgm", "pgd", "swaps"]
+Optimizer = Literal["adamw", "sgd", "lion", "schedule_free"]
 Start = Literal["scratch", "pretrained"]
-Adapter = Literal["full", "lora"]
+Adapter = Literal["full", "lora", "dora", "ia3"]
 
 RATE_RANGE = (1e-3, 1e3)
 """Lowest and highest learning rate, as multiples of the default rate."""
@@ -19,19 +25,58 @@ WEIGHT_DECAY_LEVELS = (0.0, 0.01, 0.03, 0.1, 0.3)
 """Decoupled weight decay at each level of regularisation, per unit of learning rate."""
 DROPOUT_LEVELS = (0.0, 0.0, 0.05, 0.1, 0.2)
 """Dropout probability of block outputs at each level of regularisation."""
+LEVELS: dict[str, tuple[float, ...]] = {
+    "momentum": (0.5, 0.8, 0.9, 0.95, 0.98),
+    "memory": (0.9, 0.95, 0.99, 0.999),
+    "clipping": (0.1, 0.3, 1.0, 3.0, 10.0),
+    "accumulation": (1, 2, 4),
+    "smoothing": (0.0, 0.05, 0.1, 0.2),
+    "strength": (0.5, 1.0, 2.0),
+    "temperature": (1.0, 2.0, 4.0),
+    "replay": (0.0, 0.15, 0.3, 0.5),
+}
+"""Values of the hyperparameters that are turned one level at a time."""
+ADAPTER_FACTORS: dict[Adapter, float] = {"full": 1.0, "lora": 2.0, "dora": 2.0, "ia3": 5.0}
+"""Default rate with each kind of adapter over that of all weights."""
+OPTIMIZER_FACTORS: dict[Optimizer, float] = {"adamw": 1.0, "sgd": 0.1, "lion": 0.2, "schedule_free": 1.0}
+"""Default rate of each optimizer over AdamW's; of SGD with momentum, times the root of the number of parameters.
+
+Every number moves by AdamW's rate at first, so an update has the rate times that root as its norm; SGD's has a norm of
+its rate times that of the gradient, which clipping keeps at 1, times 10 with a momentum of 0.9. Lion's is a fifth (Chen
+et al. 2023 advise a third to a tenth).
+"""
 
 
 @dataclass(frozen=True)
 class Hyperparameters:
     """The settings of one training run; actions return a changed copy (`dataclasses.replace`).
 
+    Those from `extra_decay` on are turned by the whole menu only (`llmo/actions/menu.py`); `momentum`, `memory`,
+    `clipping`, `accumulation`, `smoothing`, `strength`, `temperature` and `replay` are indices into `LEVELS`.
+
     Attributes:
-        learning_rate: AdamW's rate before any decay, per optimizer step; positive.
+        learning_rate: The optimizer's rate before any decay, per optimizer step; positive.
         regularisation: Level, an index into `WEIGHT_DECAY_LEVELS` and `DROPOUT_LEVELS`.
-        augmentation: How input tokens are corrupted; labels stay clean.
+        augmentation: How training sequences are changed.
         mixing: How the three sources are mixed.
         distillation: Where the soft targets come from.
-        decay_from: Share of the budget at which a linear decay to zero began, 0 to 1; None for no decay.
+        decay_from: Share of the budget at which a decay to zero began, 0 to 1; None for no decay.
+        cosine: Whether that decay is half a cosine, else it is linear.
+        extra_decay: Levels of weight decay above that of regularisation.
+        extra_dropout: Levels of dropout above that of regularisation.
+        optimizer: What turns gradients into updates.
+        momentum: Decay of the first moment, beta 1.
+        memory: Decay of the second moment, beta 2.
+        clipping: Norm that gradients are clipped to.
+        accumulation: Batches whose gradients are averaged for one update.
+        smoothing: Share of the targets that is spread evenly over all classes.
+        strength: Factor on how much of a sequence the augmentation changes.
+        selection: Which half of the candidates is trained on.
+        replay: Share of the sequences that come from materials of earlier phases.
+        temperature: Of the soft targets and of the predictions that they are compared with.
+        perturbation: What is done to the embedded inputs, or by way of them.
+        frozen: How many of the lowest layers are not trained: the embeddings are the first, then the blocks.
+        anchored: Whether weights are held near those of the moment that was chosen for it.
     """
 
     learning_rate: float
@@ -40,37 +85,75 @@ class Hyperparameters:
     mixing: Mixing = "uniform"
     distillation: Distillation = "off"
     decay_from: float | None = None
+    cosine: bool = False
+    extra_decay: int = 0
+    extra_dropout: int = 0
+    optimizer: Optimizer = "adamw"
+    momentum: int = 2
+    memory: int = 1
+    clipping: int = 2
+    accumulation: int = 0
+    smoothing: int = 0
+    strength: int = 1
+    selection: Selection = "off"
+    replay: int = 0
+    temperature: int = 0
+    perturbation: Perturbation = "off"
+    frozen: int = 0
+    anchored: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate < float("inf"):
             raise LlmoError("learning rate", self.learning_rate, "a positive finite number")
         if self.regularisation not in range(len(WEIGHT_DECAY_LEVELS)):
             raise LlmoError("regularisation", self.regularisation, f"a level in 0..{len(WEIGHT_DECAY_LEVELS) - 1}")
-        choices = (("augmentation", Augmentation), ("mixing", Mixing), ("distillation", Distillation))
-        for name, kind in choices:
+        for name, kind in MODES.items():
             if getattr(self, name) not in get_args(kind):
                 raise LlmoError(name, getattr(self, name), get_args(kind))
+        for name, values in LEVELS.items():
+            if getattr(self, name) not in range(len(values)):
+                raise LlmoError(name, getattr(self, name), f"a level in 0..{len(values) - 1}")
         if self.decay_from is not None and not 0 <= self.decay_from <= 1:
             raise LlmoError("decay_from", self.decay_from, "a share in [0, 1]")
+
+    def level(self, name: str) -> float:
+        """The value of a hyperparameter of `LEVELS`."""
+        return LEVELS[name][getattr(self, name)]
 
     @property
     def weight_decay(self) -> float:
         """Decoupled weight decay of AdamW."""
-        return WEIGHT_DECAY_LEVELS[self.regularisation]
+        return WEIGHT_DECAY_LEVELS[_within(self.regularisation + self.extra_decay)]
 
     @property
     def dropout(self) -> float:
         """Dropout probability of block outputs, in [0, 1)."""
-        return DROPOUT_LEVELS[self.regularisation]
+        return DROPOUT_LEVELS[_within(self.regularisation + self.extra_dropout)]
 
     def rate_at(self, spent: float) -> float:
         """The learning rate when a share `spent` of the budget is gone."""
         if self.decay_from is None or spent <= self.decay_from:
             return self.learning_rate
-        return self.learning_rate * (1 - spent) / (1 - self.decay_from)
+        left = (1 - spent) / (1 - self.decay_from)
+        return self.learning_rate * (0.5 - 0.5 * math.cos(math.pi * left) if self.cosine else left)
 
 
-def default_learning_rate(parameters: int, start: Start, adapter: Adapter) -> float:
+MODES = {
+    "augmentation": Augmentation,
+    "mixing": Mixing,
+    "selection": Selection,
+    "distillation": Distillation,
+    "perturbation": Perturbation,
+    "optimizer": Optimizer,
+}
+"""The hyperparameters that are one of some names, with the names."""
+
+
+def _within(level: int) -> int:
+    return max(0, min(len(WEIGHT_DECAY_LEVELS) - 1, level))
+
+
+def default_learning_rate(parameters: int, start: Start, adapter: Adapter, optimizer: Optimizer = "adamw") -> float:
     """The rate llmo starts from when nobody has chosen one.
 
     A power law of size. From scratch its level is where `llmo tune` finds the best constant rate on train instances
@@ -80,8 +163,9 @@ def default_learning_rate(parameters: int, start: Start, adapter: Adapter) -> fl
     Args:
         parameters: Parameters of the model, the adapter not counted; positive.
         start: From scratch, or from pre-trained weights.
-        adapter: Whether all weights are trained, or LoRA factors.
+        adapter: Whether all weights are trained, or an adapter, and of which kind.
+        optimizer: What it is the rate of; of SGD with momentum for gradients that are clipped to a norm of 1.
     """
     level = 6e-3 if start == "scratch" else 4e-3
-    rate = level * (parameters / 3e4) ** -0.35
-    return rate * (2.0 if adapter == "lora" else 1.0)
+    rate = level * (parameters / 3e4) ** -0.35 * ADAPTER_FACTORS[adapter] * OPTIMIZER_FACTORS[optimizer]
+    return rate * math.sqrt(parameters) if optimizer == "sgd" else rate

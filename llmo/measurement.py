@@ -36,6 +36,7 @@ class Measurement:
         learning_rate: Rate of the last optimizer step.
         teacher_loss: Validation loss of the external teacher; NaN without one.
         diverged: Whether a loss or gradient was NaN or Inf.
+        registers: Validation loss of what each of the three registers holds; NaN for an empty one.
     """
 
     step: int
@@ -57,6 +58,7 @@ class Measurement:
     learning_rate: float
     teacher_loss: float
     diverged: bool
+    registers: Triple = (math.nan, math.nan, math.nan)
 
     def __eq__(self, other: object) -> bool:
         """Whether every number is the same; NaN is the same as NaN here."""

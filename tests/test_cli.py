@@ -111,10 +111,10 @@ def test_a_wrong_value_is_one_line(capsys: pytest.CaptureFixture[str], arguments
 
 
 def test_list_shows_every_entry_of_the_observation(capsys: pytest.CaptureFixture[str]) -> None:
-    from llmo.diagnostics.features import NAMES
+    from llmo.diagnostics.features import WHOLE_NAMES
 
     assert main(["list", "features"]) == 0
-    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == list(NAMES)
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines()] == list(WHOLE_NAMES)
 
 
 @pytest.mark.parametrize(

@@ -1,20 +1,22 @@
-"""Swap what is trained: all weights, or LoRA factors on every linear layer (Hu et al. 2021)."""
+"""Swap what is trained: all weights, those of the upper layers, or an adapter."""
 
 from __future__ import annotations
 
 from llmo.actions.action import Action
+from llmo.engine.adapter_kinds import KINDS, ia3_targets
 from llmo.engine.layout import MAX_RANK
 from llmo.engine.run import Run
+from llmo.hyperparameters import Adapter
 from llmo.registry import actions
 
 
 @actions.register("adapter_lora")
 class AdapterLora(Action):
-    """Freeze the weights and train a fresh LoRA adapter."""
+    """Freeze the weights and train a fresh LoRA adapter (Hu et al. 2021)."""
 
     def allowed(self, run: Run, row: int) -> bool:
-        """While all weights are trained."""
-        return run.states[row].rank == 0
+        """While something else is trained."""
+        return run.states[row].adapter != "lora"
 
     def apply(self, run: Run, row: int) -> None:
         """See the class."""
@@ -44,7 +46,7 @@ class AdapterMerge(Action):
 
     def apply(self, run: Run, row: int) -> None:
         """See the class."""
-        run.fresh_adapter(row)
+        run.fresh_adapter(row, run.states[row].adapter)
 
 
 @actions.register("adapter_rank_up")
@@ -52,9 +54,87 @@ class AdapterRankUp(Action):
     """Double the adapter's rank, keeping what it has learned."""
 
     def allowed(self, run: Run, row: int) -> bool:
-        """While an adapter is on and has room."""
-        return 0 < run.states[row].rank < MAX_RANK
+        """While an adapter with factors is on and has room."""
+        state = run.states[row]
+        return 0 < state.rank < MAX_RANK and KINDS[state.adapter].ranked
 
     def apply(self, run: Run, row: int) -> None:
         """See the class."""
         run.grow_adapter(row)
+
+
+class FreshAdapter(Action):
+    """Freeze the weights and train a fresh adapter of another kind.
+
+    Attributes:
+        adapter: Which.
+    """
+
+    adapter: Adapter
+
+    def allowed(self, run: Run, row: int) -> bool:
+        """While something else is trained, on weights of its own."""
+        return not run.frozen and run.ranks is None and run.states[row].adapter != self.adapter
+
+    def apply(self, run: Run, row: int) -> None:
+        """See the class."""
+        run.fresh_adapter(row, self.adapter)
+
+
+@actions.register("adapter_dora")
+class AdapterDora(FreshAdapter):
+    """Freeze the weights and train a fresh DoRA adapter: magnitudes and directions apart (Liu et al. 2024)."""
+
+    adapter = "dora"
+
+
+@actions.register("adapter_ia3")
+class AdapterIa3(FreshAdapter):
+    """Freeze the weights and train scales of keys, values and feed-forward inputs (IA3, Liu et al. 2022)."""
+
+    adapter = "ia3"
+
+    def allowed(self, run: Run, row: int) -> bool:
+        """While something else is trained, in an architecture whose layers PEFT knows."""
+        return super().allowed(run, row) and bool(ia3_targets(run.layout.model_type)[0])
+
+
+@actions.register("adapter_rank_down")
+class AdapterRankDown(Action):
+    """Halve the adapter's rank, keeping as much of what it has learned as that can hold."""
+
+    def allowed(self, run: Run, row: int) -> bool:
+        """While an adapter with factors is on and has more than one."""
+        return run.ranks is None and run.states[row].rank > 1
+
+    def apply(self, run: Run, row: int) -> None:
+        """See the class."""
+        run.shrink_adapter(row)
+
+
+@actions.register("freeze_more")
+class FreezeMore(Action):
+    """Stop training the embeddings, then twice as many of the lowest blocks (Howard and Ruder 2018)."""
+
+    def allowed(self, run: Run, row: int) -> bool:
+        """While all weights are trained, and the last block is not the only one left."""
+        settings = run.states[row].hyperparameters
+        return run.states[row].rank == 0 and run.ranks is None and settings.frozen < len(run.layout.begins)
+
+    def apply(self, run: Run, row: int) -> None:
+        """See the class."""
+        frozen = run.states[row].hyperparameters.frozen
+        run.change(row, frozen=min(len(run.layout.begins), max(1, 2 * frozen)))
+
+
+@actions.register("freeze_less")
+class FreezeLess(Action):
+    """Train again half of the lowest blocks that were frozen."""
+
+    def allowed(self, run: Run, row: int) -> bool:
+        """While some are frozen."""
+        return run.states[row].hyperparameters.frozen > 0
+
+    def apply(self, run: Run, row: int) -> None:
+        """See the class."""
+        run.change(row, frozen=run.states[row].hyperparameters.frozen // 2)

@@ -48,7 +48,7 @@ class LoadAveraged(Action):
     def allowed(self, run: Run, row: int) -> bool:
         """Once the average holds at least one interval."""
         state = run.states[row]
-        return state.averaged_steps >= state.problem.interval
+        return state.averaged_steps >= state.problem.interval and run.mixes(row)
 
     def apply(self, run: Run, row: int) -> None:
         """See the class."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llmo.actions.action import SetMode
+from llmo.actions.levels import TurnLevel
 from llmo.engine.run import Run
 from llmo.registry import actions
 
@@ -38,3 +39,41 @@ class DistilOff(Distil):
     """Learn from the labels alone."""
 
     mode = "off"
+
+
+@actions.register("distil_best")
+class DistilBest(Distil):
+    """Learn half from the distribution of the weights that have validated best (Furlanello et al. 2018)."""
+
+    mode = "best"
+
+
+@actions.register("distil_ensemble")
+class DistilEnsemble(Distil):
+    """Learn half from the mean of teacher, averaged and best weights (Hinton et al. 2015, section 3)."""
+
+    mode = "ensemble"
+
+
+class Temperature(TurnLevel):
+    """Turn the temperature of the soft targets."""
+
+    hyperparameter = "temperature"
+
+    def allowed(self, run: Run, row: int) -> bool:
+        """While there is such a level, and the run distils."""
+        return run.states[row].hyperparameters.distillation != "off" and super().allowed(run, row)
+
+
+@actions.register("distil_hotter")
+class DistilHotter(Temperature):
+    """Compare student and teacher at twice the temperature."""
+
+    by = 1
+
+
+@actions.register("distil_cooler")
+class DistilCooler(Temperature):
+    """Compare student and teacher at half the temperature."""
+
+    by = -1

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from llmo.diagnostics import readings as read
 from llmo.diagnostics.history import History
-from llmo.hyperparameters import Augmentation, Distillation, Mixing
+from llmo.hyperparameters import LEVELS, Augmentation, Distillation, Mixing, Optimizer, Perturbation, Selection
 
 LIMIT = 5.0
 """Every feature lies in [-LIMIT, LIMIT]."""
@@ -91,14 +91,22 @@ _SOURCE = (
 )
 
 
+_MODES = {
+    "mixing": get_args(Mixing),
+    "augmentation": ("off", "token_noise", "span_masking"),
+    "distillation": ("off", "teacher", "averaged"),
+}
+"""Of some hyperparameters, the values that are seen."""
+
+
 def _features() -> tuple[Feature, ...]:
     features = list(_RUN)
     for slot in range(3):
         for name, meaning, of_slot in _SOURCE:
             meaning = meaning.format(slot + 1)
             features.append(Feature(f"source_{slot + 1}_{name}", "sources", meaning, partial(of_slot, slot=slot)))
-    for attribute, kind in (("mixing", Mixing), ("augmentation", Augmentation), ("distillation", Distillation)):
-        for choice in get_args(kind):
+    for attribute, choices in _MODES.items():
+        for choice in choices:
             meaning = f"whether {attribute} is {choice}"
             features.append(Feature(f"{attribute}_{choice}", "settings", meaning, read.setting(attribute, choice)))
     for back, when in ((1, "last"), (2, "last but one")):
@@ -108,18 +116,73 @@ def _features() -> tuple[Feature, ...]:
     return tuple(features)
 
 
+_MORE_MODES = {
+    "optimizer": get_args(Optimizer)[1:],
+    "selection": get_args(Selection)[1:],
+    "perturbation": get_args(Perturbation)[1:],
+    "augmentation": tuple(mode for mode in get_args(Augmentation) if mode not in _MODES["augmentation"]),
+    "distillation": tuple(mode for mode in get_args(Distillation) if mode not in _MODES["distillation"]),
+}
+MORE_FAMILIES = (
+    "decay", "dropout", "momentum", "memory", "clip", "batch", "smooth", "warm", "optimizer", "select", "freeze",
+    "perturb", "swa", "soup", "anchor", "replay", "save", "load", "swap",
+)  # fmt: skip
+"""How the names begin of actions that only the whole menu has."""
+
+
+def _more_features() -> tuple[Feature, ...]:
+    features = []
+    for attribute, kinds in _MORE_MODES.items():
+        for choice in kinds:
+            meaning = f"whether {attribute} is {choice}"
+            features.append(Feature(f"{attribute}_{choice}", "menu", meaning, read.setting(attribute, choice)))
+    for name in (*LEVELS, "extra_decay", "extra_dropout"):
+        meaning = f"levels of {name} above the default, over 2"
+        features.append(Feature(f"{name}_level", "menu", meaning, read.level(name)))
+    for kind in ("dora", "ia3"):
+        meaning = f"whether a {kind} adapter is trained"
+        features.append(Feature(f"adapter_{kind}", "menu", meaning, read.adapter(kind)))
+    features += [
+        Feature("frozen", "menu", "lowest layers that are not trained, over 2", lambda h: h.hyperparameters.frozen / 2),
+        Feature("anchored", "menu", "whether weights are held", lambda h: float(h.hyperparameters.anchored)),
+    ]
+    for register in range(3):
+        meaning = f"20 log(loss saved in register {register + 1} / validation loss); 0 for an empty one"
+        features.append(Feature(f"register_{register + 1}", "menu", meaning, partial(read.register, index=register)))
+        meaning = f"whether register {register + 1} holds something"
+        held = partial(read.holds, index=register)
+        features.append(Feature(f"register_{register + 1}_held", "menu", meaning, held))
+    for name in MORE_FAMILIES:
+        meaning = f"whether the last action was of the family {name}"
+        features.append(Feature(f"last_{name}", "menu", meaning, partial(_began, name=name)))
+    return tuple(features)
+
+
+def _began(h: History, name: str) -> float:
+    return float(bool(h.actions) and h.actions[-1].startswith(f"{name}_"))
+
+
 def _took(back: int, name: str) -> Callable[[History], float]:
     return lambda h: float(len(h.actions) >= back and family(h.actions[-back]) == name)
 
 
 FEATURES = _features()
+MORE_FEATURES = _more_features()
+"""What else is seen where the whole menu is on offer."""
 NAMES = tuple(feature.name for feature in FEATURES)
+WHOLE_NAMES = tuple(feature.name for feature in (*FEATURES, *MORE_FEATURES))
 INDEX = {name: index for index, name in enumerate(NAMES)}
 GROUPS = tuple(dict.fromkeys(feature.group for feature in FEATURES))
 
 
-def observe(history: History) -> NDArray[np.float32]:
-    """The observation of a history with at least one measurement: float32, [len(FEATURES)], in [-LIMIT, LIMIT]."""
-    values = [0.0 if feature.group in history.neutral else feature.read(history) for feature in FEATURES]
+def observe(history: History, names: tuple[str, ...] = NAMES) -> NDArray[np.float32]:
+    """The observation of a history with at least one measurement: float32, [F], in [-LIMIT, LIMIT].
+
+    Args:
+        history: The run so far.
+        names: Of the entries: `NAMES`, or `WHOLE_NAMES` where the whole menu is on offer.
+    """
+    features = FEATURES if len(names) == len(FEATURES) else (*FEATURES, *MORE_FEATURES)
+    values = [0.0 if feature.group in history.neutral else feature.read(history) for feature in features]
     clean = np.nan_to_num(np.array(values), nan=0.0, posinf=LIMIT, neginf=-LIMIT)
     return np.clip(clean, -LIMIT, LIMIT).astype(np.float32)

@@ -10,6 +10,7 @@ import math
 from collections.abc import Callable
 
 from llmo.diagnostics.history import History
+from llmo.hyperparameters import Hyperparameters
 from llmo.measurement import Measurement
 
 Reading = Callable[[History], float]
@@ -165,6 +166,27 @@ def regularisation(h: History) -> float:
 def setting(attribute: str, value: str) -> Reading:
     """Whether a hyperparameter has a value."""
     return lambda h: float(getattr(h.hyperparameters, attribute) == value)
+
+
+def level(name: str) -> Reading:
+    """Levels of a hyperparameter above its default."""
+    default = getattr(Hyperparameters(learning_rate=1.0), name)
+    return lambda h: (getattr(h.hyperparameters, name) - default) / 2
+
+
+def adapter(kind: str) -> Reading:
+    """Whether an adapter of a kind is trained."""
+    return lambda h: float(h.adapter == kind)
+
+
+def register(h: History, index: int) -> float:
+    """Loss of what a register holds over the validation loss."""
+    return 20 * log_ratio(h.last.registers[index], h.last.validation_loss)
+
+
+def holds(h: History, index: int) -> float:
+    """Whether a register holds something."""
+    return float(not math.isnan(h.last.registers[index]))
 
 
 # One source slot, 0 to 2

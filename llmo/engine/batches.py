@@ -1,21 +1,19 @@
-"""Which sequences replicas train on: source mixing, windows, and corruption of the inputs, all by counter."""
+"""Which sequences replicas train on: source mixing and windows, by counter."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from llmo.engine.streams import NOISE, NOISE_TOKEN, SOURCE, SPAN, WINDOW, uniform
-from llmo.hyperparameters import Augmentation, Mixing
-from llmo.kinds import PADDING
+from llmo.engine.streams import REPLAY, SOURCE, WINDOW, uniform
+from llmo.hyperparameters import Mixing
 from llmo.tasks.task import Task
 
 FLOOR = 0.05
 """Least weight of a source in any mixture."""
-TOKEN_NOISE = 0.1
-SPAN_SHARE = 0.15
 TRACKING_TEMPERATURE = 0.2
 TRACKING_MEMORY = 0.5
 
@@ -49,7 +47,14 @@ def tracking_mixture(
 
 
 def draw_batches(
-    task: Task, seeds: Seeds, steps: Steps, batch: int, mixture: NDArray[np.float64], roles: NDArray[np.int64]
+    task: Task,
+    seeds: Seeds,
+    steps: Steps,
+    batch: int,
+    mixture: NDArray[np.float64],
+    roles: NDArray[np.int64],
+    replay: float = 0.0,
+    old: Sequence[Sequence[int]] = (),
 ) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[np.int64]]:
     """Training batches of one replica.
 
@@ -60,38 +65,22 @@ def draw_batches(
         batch: B, sequences in each batch.
         mixture: Weights of the three slots, [3].
         roles: Which material each slot holds at each step, [S, 3].
+        replay: Share of the sequences that come from materials which no slot holds any more.
+        old: Those materials at each step, [S].
 
     Returns:
-        Token ids [S, B, T], labels [S, B, P] and the slot of each sequence [S, B].
+        Token ids [S, B, T], labels [S, B, P] and the slot of each sequence [S, B]: -1 for one that is replayed.
     """
     u = uniform(seeds, steps, SOURCE, batch)
     slots = (u[:, :, None] >= np.cumsum(mixture[:2])).sum(-1)
     materials = np.take_along_axis(roles, slots, axis=1)
+    if replay and any(old):
+        u = uniform(seeds, steps, REPLAY, batch)
+        for step, known in enumerate(old):
+            (again,) = np.nonzero(u[step] < (replay if known else 0.0))
+            # Below the share, the number says which of them.
+            materials[step, again] = [known[int(x / replay * len(known))] for x in u[step, again]]
+            slots[step, again] = -1
     where = uniform(seeds, steps, WINDOW, batch)
     inputs, labels = task.draw(materials.reshape(-1), where.reshape(-1))
     return inputs.reshape(len(steps), batch, -1), labels.reshape(len(steps), batch, -1), slots
-
-
-def corrupt(
-    inputs: NDArray[np.int64], augmentation: Augmentation, seeds: Seeds, steps: Steps, vocabulary: int
-) -> NDArray[np.int64]:
-    """Inputs of n batches with the same augmentation, corrupted.
-
-    Args:
-        inputs: Token ids [n, B, T].
-        augmentation: How.
-        seeds: The replica's seed of each, [n].
-        steps: Its data cursor, [n].
-        vocabulary: Number of token ids.
-    """
-    if augmentation == "off":
-        return inputs
-    _, batch, tokens = inputs.shape
-    if augmentation == "token_noise":
-        hit = uniform(seeds, steps, NOISE, batch * tokens) < TOKEN_NOISE
-        other = (uniform(seeds, steps, NOISE_TOKEN, batch * tokens) * vocabulary).astype(np.int64)
-        return np.where(hit.reshape(inputs.shape) & (inputs != PADDING), other.reshape(inputs.shape), inputs)
-    length = max(1, round(SPAN_SHARE * tokens))
-    start = (uniform(seeds, steps, SPAN, batch) * (tokens - length + 1)).astype(np.int64)
-    place = np.arange(tokens) - start[:, :, None]
-    return np.where((place >= 0) & (place < length) & (inputs != PADDING), 0, inputs)

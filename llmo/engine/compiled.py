@@ -65,7 +65,9 @@ class Compiled:
 
     @torch.no_grad()
     def gradient(self, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
-        """See `Executor.gradient`."""
+        """See `Executor.gradient`; what is rare is not compiled: it would take a graph of its own."""
+        if batch.added is not None or batch.temperature is not None:
+            return self.program.gradient(rows, batch)
         n, sequences, tokens = batch.inputs.shape
         interface, positions = self.program.interface, batch.positions
         masks, teacher, share = batch.masks, batch.teacher, batch.share
@@ -78,11 +80,18 @@ class Compiled:
         scale = () if batch.scale is None else (batch.scale,)
 
         def train(rows: Tensor, inputs: Tensor, labels: Tensor, *rest: Tensor) -> tuple[Tensor, ...]:
-            return self.program.gradient(rows, Batch(inputs, labels, batch.loss, *rest))
+            masks, teacher, share, *scale = rest
+            scaled = scale[0] if scale else None
+            made = Batch(inputs, labels, batch.loss, masks, teacher, share, scale=scaled)
+            return self.program.gradient(rows, made)
 
         key = batch.loss, sequences, tokens, positions, len(scale)
         losses, gradient = self._run(key, train, rows, batch.inputs, batch.labels, masks, teacher, share, *scale)
         return losses, gradient
+
+    def input_gradient(self, rows: Tensor, batch: Batch) -> Tensor:
+        """See `Executor.input_gradient`."""
+        return self.program.input_gradient(rows, batch)
 
     @torch.no_grad()
     def logits(self, rows: Tensor, inputs: Tensor, positions: int) -> Tensor:

@@ -17,6 +17,7 @@ from llmo.engine.lora import BatchedLora
 from llmo.engine.ranks import Ranks
 from llmo.engine.shards import Sharded
 from llmo.engine.single import Accumulated, Single, prepare
+from llmo.errors import LlmoError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -64,6 +65,14 @@ class Distributed:
         losses, gradient = self.executor.gradient(rows, batch.pieces(self._ranks.count)[self._ranks.index])
         whole = gradient[:]
         return self._ranks.gather(losses), whole if self._averages else self._ranks.mean(whole)
+
+    def input_gradient(self, rows: Tensor, batch: Batch) -> Tensor:
+        """See `Executor.input_gradient`; no action asks for it here.
+
+        Raises:
+            LlmoError: Always.
+        """
+        raise LlmoError("perturbation of inputs", "on several ranks", "one process")
 
     def logits(self, rows: Tensor, inputs: Tensor, positions: int) -> Tensor:
         """See `Executor.logits`; every rank computes all of them."""

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
+import torch
 from torch import Tensor
 
 from llmo.engine.layout import Layout
@@ -33,6 +34,8 @@ class Batch:
         masks: Dropout masks [n, L, B, T, width], or None for no dropout.
         teacher: Soft targets [n, B, P, C], or None.
         share: Their share in the loss, [n]; None without them.
+        temperature: At which teacher and student are compared, [n]; None for 1.
+        added: What is added to the embedded inputs, [n, B, T, width]; None for nothing.
         scale: Factor on the loss, [n], where only some of the B x P positions count: B P over their number; else None.
     """
 
@@ -42,12 +45,26 @@ class Batch:
     masks: Tensor | None = None
     teacher: Tensor | None = None
     share: Tensor | None = None
+    temperature: Tensor | None = None
+    added: Tensor | None = None
     scale: Tensor | None = None
 
     @property
     def positions(self) -> int:
         """P, how many predictions each sequence is asked for."""
         return self.labels.shape[-1]
+
+    def losses(self, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """What is trained and what is reported of logits [n, B, P, C], both [n, B, P]; see `Task.loss`.
+
+        At a temperature t the teacher's part is t^2 KL(teacher || softmax(logits / t)) (Hinton et al. 2015, section 2).
+        """
+        if self.temperature is None or self.share is None:
+            return self.loss(logits, self.labels, self.teacher, self.share)
+        hard, reported = self.loss(logits, self.labels, None, None)
+        heat, share = self.temperature.view(-1, 1, 1), self.share.view(-1, 1, 1)
+        soft, _ = self.loss(logits / heat[..., None], self.labels, self.teacher, torch.ones_like(self.share))
+        return (1 - share) * hard + share * heat**2 * soft, reported
 
     def mean(self, trained: Tensor) -> Tensor:
         """The loss of each replica, [n], from what is trained by position [n, B, P]."""
@@ -73,6 +90,7 @@ class Batch:
             labels=self.labels[:, sequences],
             masks=None if self.masks is None else self.masks[:, :, sequences],
             teacher=None if self.teacher is None else self.teacher[:, sequences],
+            added=None if self.added is None else self.added[:, sequences],
         )
 
 
@@ -97,6 +115,14 @@ class Executor(Protocol):
         Returns:
             The reported loss of each sequence [n, B], and the gradient of the trained loss' mean over the batch [n, P],
             for one row perhaps in pieces.
+        """
+
+    def input_gradient(self, rows: Tensor, batch: Batch) -> Tensor:
+        """Gradient of each sequence's trained loss in its embedded inputs, [n, B, T, width].
+
+        Args:
+            rows: What is trained, [n, P].
+            batch: Of the same n, with what is added to the embedded inputs.
         """
 
     def logits(self, rows: Tensor, inputs: Tensor, positions: int) -> Tensor:

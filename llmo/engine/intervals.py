@@ -10,9 +10,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from llmo.engine.batches import corrupt, draw_batches
+from llmo.engine.augment import Words, augment
+from llmo.engine.batches import draw_batches
 from llmo.engine.layout import ALIGNED
 from llmo.engine.optimizer import CLIP_NORM
+from llmo.engine.selecting import candidates
 from llmo.engine.state import State
 from llmo.engine.vectors import WHOLE, Whole
 
@@ -27,9 +29,9 @@ class Interval:
     Attributes:
         row: Which.
         first: Data cursor of its first batch.
-        inputs: Token ids, [S, B, T].
+        inputs: Token ids, [S, B, T]; twice as many sequences where half of them will be selected.
         labels: [S, B, P].
-        slots: Which slot each sequence came from, [S, B].
+        slots: Which slot each sequence came from, [S, B]; -1 for one that is replayed.
         rates: Learning rates, [S].
         cost: FLOPs of a step.
     """
@@ -52,7 +54,7 @@ class Interval:
         return len(self.rates)
 
 
-def draw_interval(row: int, state: State, steps: int, cost: float, default_rate: float, vocabulary: int) -> Interval:
+def draw_interval(row: int, state: State, steps: int, cost: float, default_rate: float, words: Words) -> Interval:
     """The next interval of a row.
 
     Args:
@@ -61,21 +63,38 @@ def draw_interval(row: int, state: State, steps: int, cost: float, default_rate:
         steps: S, at least 1.
         cost: FLOPs of a step.
         default_rate: What a schedule multiplies.
-        vocabulary: Number of token ids.
+        words: What is known of the tokens.
     """
     problem = state.problem
     shares = [min(1.0, (state.spent + step * cost) / problem.budget) for step in range(steps)]
     cursors = np.arange(state.cursor, state.cursor + steps)
     seeds = np.full(steps, problem.seed, np.uint64)
     roles = np.array([state.roles_at(share) for share in shares])
-    inputs, labels, slots = draw_batches(problem.task, seeds, cursors, problem.batch, state.mixture, roles)
-    inputs = corrupt(inputs, state.hyperparameters.augmentation, seeds, cursors, vocabulary)
+    settings = state.hyperparameters
+    inputs, labels, slots = draw_batches(
+        problem.task,
+        seeds,
+        cursors,
+        problem.batch * candidates(settings.selection),
+        state.mixture,
+        roles,
+        settings.level("replay"),
+        [state.old_at(share) for share in shares] if settings.replay else (),
+    )
+    strength = settings.level("strength")
+    inputs, labels = augment(inputs, labels, settings.augmentation, strength, seeds, cursors, words)
     rates = [state.rate_at(share, default_rate) for share in shares]
     ids, targets = (torch.from_numpy(np.ascontiguousarray(array)) for array in (inputs, labels))
     return Interval(row, state.cursor, ids, targets, slots, rates, cost)
 
 
-def tally(state: State, interval: Interval, losses: NDArray[np.float64], norms: NDArray[np.float64]) -> None:
+def tally(
+    state: State,
+    interval: Interval,
+    losses: NDArray[np.float64],
+    norms: NDArray[np.float64],
+    clip: float = CLIP_NORM,
+) -> None:
     """Charge the steps that were taken, move the cursor on, and sum up what they measured.
 
     Args:
@@ -83,6 +102,7 @@ def tally(state: State, interval: Interval, losses: NDArray[np.float64], norms: 
         interval: What it was to do.
         losses: Reported loss of each sequence, [steps, B].
         norms: Norm of each gradient before clipping, [steps].
+        clip: Norm that they are clipped to.
     """
     sums = state.interval
     sound = np.isfinite(losses).all(1) & np.isfinite(norms)
@@ -96,7 +116,7 @@ def tally(state: State, interval: Interval, losses: NDArray[np.float64], norms: 
     losses, norms, slots = losses[:updates], norms[:updates], interval.slots[:updates]
     sums.loss += float(losses.mean(1).sum())
     sums.norm += float(norms.sum())
-    sums.clipped += int((norms > CLIP_NORM).sum())
+    sums.clipped += int((norms > clip).sum())
     for slot in range(3):
         sums.source_loss[slot] += losses[slots == slot].sum()
         sums.source_count[slot] += (slots == slot).sum()

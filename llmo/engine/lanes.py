@@ -7,9 +7,11 @@ different length leave no bubble. One lane trains in place, several train on cop
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from llmo.engine.intervals import Interval, cosine, sampled, tally, update_ratio
@@ -18,6 +20,7 @@ from llmo.engine.optimizer import Moments
 from llmo.engine.rows import Row
 from llmo.engine.state import State
 from llmo.engine.vectors import WHOLE, Whole
+from llmo.hyperparameters import Optimizer
 
 
 @dataclass
@@ -31,12 +34,20 @@ class Lane:
         counted: Which of them are of matrices: 1 or 0.
         adapter: Whether it trains LoRA factors on weights of its own.
         vectors: Norms and inner products of weights; factors are whole everywhere.
+        begin: Where its trained weights begin in a row; what lies before is frozen.
+        decay: Decoupled weight decay, for the optimizer's rate.
+        best: Effective weights of its best validation, [P]; None where nobody asks for them.
+        betas: Decays of the optimizer's moments.
+        clip: Norm that gradients are clipped to.
+        together: Batches whose gradients are averaged for one update.
         step: Optimizer steps done.
         losses: Reported losses of the steps, each [B].
         norms: Gradient norms of the steps, each a scalar.
         taught: The teacher's probabilities [B, T, V] for the batches of some steps to come.
         previous: The gradient before the last.
         cosines: Of the last gradient with the first moments, and with the one before; None until then.
+        slots: Which slot each sequence came from that a step was trained on, [B]; empty where nothing is selected.
+        sum: Mean gradient of the batches since the last update, in part; None right after one.
     """
 
     state: State
@@ -45,12 +56,42 @@ class Lane:
     counted: Tensor
     adapter: bool
     vectors: Whole
+    begin: int = 0
+    decay: float = 0.0
+    best: Tensor | None = None
     step: int = 0
     losses: list[Tensor] = field(default_factory=list)
     norms: list[Tensor] = field(default_factory=list)
     taught: dict[int, Tensor] = field(default_factory=dict)
     previous: Tensor | None = None
     cosines: list[Tensor] = field(default_factory=list)
+    slots: list[NDArray[np.int64]] = field(default_factory=list)
+    sum: Tensor | None = None
+    betas: tuple[float, float] = field(init=False)
+    clip: float = field(init=False)
+    together: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        settings = self.state.hyperparameters
+        self.betas = settings.level("momentum"), settings.level("memory")
+        self.clip, self.together = settings.level("clipping"), int(settings.level("accumulation"))
+
+    @property
+    def optimizer(self) -> Optimizer:
+        """What turns its gradients into updates."""
+        return self.state.hyperparameters.optimizer
+
+    @property
+    def rare(self) -> bool:
+        """Whether its gradients go another way than straight to AdamW."""
+        settings = self.state.hyperparameters
+        return self.together > 1 or self.begin > 0 or settings.anchored or settings.optimizer != "adamw"
+
+    @property
+    def unlike_drawn(self) -> bool:
+        """Whether it may be trained on other inputs than its interval has drawn."""
+        settings = self.state.hyperparameters
+        return settings.selection != "off" or settings.perturbation == "swaps"
 
     @property
     def cursor(self) -> int:
@@ -66,6 +107,16 @@ class Lane:
         """Note the reported loss of each sequence [B] and the gradient's norm, of the next step."""
         self.losses.append(losses)
         self.norms.append(norm)
+
+    def gather(self, gradient: Tensor) -> Tensor | None:
+        """Take one batch's gradient [D] in; the mean of all that make an update where it is time for one."""
+        first = self.step - self.step % self.together
+        share = gradient / min(self.together, self.interval.steps - first)
+        self.sum = share if self.sum is None else self.sum + share
+        if (self.step + 1) % self.together and self.left:
+            return None
+        mean, self.sum = self.sum, None
+        return mean
 
     def compare(self, gradient: Tensor, first: Tensor) -> None:
         """Compare the last gradient [D] with the first moments [D] before it, and with the gradient before."""
@@ -152,7 +203,8 @@ class Lanes:
             full, lora = (None, self.lora) if lane.adapter else (self.full, None)
             self._rows[lane.interval.row].write(full, lora, self.averaged, place)
         losses, norms = torch.stack(lane.losses), torch.stack(lane.norms)
-        tally(lane.state, lane.interval, losses.double().cpu().numpy(), norms.double().cpu().numpy())
+        interval = replace(lane.interval, slots=np.stack(lane.slots)) if lane.slots else lane.interval
+        tally(lane.state, interval, losses.double().cpu().numpy(), norms.double().cpu().numpy(), lane.clip)
         sums = lane.state.interval
         sums.update_ratio = update_ratio(lane.before, sampled(after), lane.counted, lane.vectors)
         if not lane.state.diverged:

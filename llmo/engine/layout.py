@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from llmo.engine.dropout import blocks
 from llmo.engine.vectors import WHOLE, Whole
 
 MAX_RANK = 8
@@ -29,6 +31,7 @@ class Linear:
         outputs: Features out.
         inputs: Features in.
         transposed: Whether the weight is [inputs, outputs], as GPT-2's `Conv1D` keeps it.
+        scale: First place of its scales in the adapter row: one for each output, or each input, whichever are more.
     """
 
     name: str
@@ -38,6 +41,7 @@ class Linear:
     outputs: int
     inputs: int
     transposed: bool
+    scale: int
 
     def matrices(self, weights: Tensor) -> Tensor:
         """The layer's weight in rows [n, P]: a view [n, outputs, inputs]."""
@@ -52,6 +56,10 @@ class Linear:
         b = adapters[:, self.b : self.b + MAX_RANK * self.outputs].view(-1, self.outputs, MAX_RANK)
         return a, b
 
+    def scales(self, adapters: Tensor, count: int) -> Tensor:
+        """The layer's scales in adapter rows [n, Q]: a view [n, count], of its outputs or of its inputs."""
+        return adapters[:, self.scale : self.scale + count]
+
 
 class Layout:
     """The flat order of one model's trainable parameters; tied ones appear once.
@@ -60,9 +68,14 @@ class Layout:
         model: Any module; only names and shapes are read.
 
     Attributes:
+        starts: Where each parameter begins in a weight row; at last where they end.
         size: Number of parameters.
         width: P, the length of a weight row: `size`, padded.
-        adapter_width: Q, the length of an adapter row.
+        factor_width: How much of an adapter row LoRA factors take, padded.
+        adapter_width: Q, the length of an adapter row: factors, then scales.
+        embedding: Name of the input embedding's weight; empty where there is none.
+        model_type: What transformers calls the model's architecture.
+        begins: Where each block's parameters begin in a weight row, in the order of the blocks.
         linears: The layers an adapter attaches to: every linear one but the output head, as PEFT's ``all-linear``.
         factors: The same, as they lie in an adapter row.
         vectors: Norms and inner products of weight rows.
@@ -77,15 +90,24 @@ class Layout:
         self.sizes = tuple(p.numel() for p in parameters.values())
         self.size = sum(self.sizes)
         self.width = _padded(self.size)
-        starts = dict(zip(self.names, accumulate((0, *self.sizes)), strict=False))
+        self.starts = tuple(accumulate((0, *self.sizes)))
+        starts = dict(zip(self.names, self.starts, strict=False))
         self.linears: list[Linear] = []
+        linears = list(_linears(model))
         position = 0
-        for name, outputs, inputs, transposed in _linears(model):
+        scale = self.factor_width = _padded(sum(MAX_RANK * (outputs + inputs) for _, outputs, inputs, _ in linears))
+        for name, outputs, inputs, transposed in linears:
             a, b = position, position + MAX_RANK * inputs
             position = b + MAX_RANK * outputs
-            self.linears.append(Linear(name, starts[f"{name}.weight"], a, b, outputs, inputs, transposed))
+            self.linears.append(Linear(name, starts[f"{name}.weight"], a, b, outputs, inputs, transposed, scale))
+            scale += max(outputs, inputs)
         self.factors = self.linears
-        self.adapter_width = _padded(position)
+        self.adapter_width = _padded(scale)
+        self.embedding = _embedding(model)
+        self.model_type = str(getattr(getattr(model, "config", None), "model_type", ""))
+        modules = {id(module): name for name, module in model.named_modules()}
+        firsts = [f"{modules[id(block)]}." for block in blocks(model)] if self.embedding else []
+        self.begins = [min(starts[name] for name in self.names if name.startswith(first)) for first in firsts]
 
     @property
     def matrices(self) -> Tensor:
@@ -122,6 +144,13 @@ def _padded(size: int) -> int:
     return -(-size // ALIGNED) * ALIGNED
 
 
+def _embedding(model: nn.Module) -> str:
+    """Name of the weight that tokens are embedded with."""
+    get: Any = getattr(model, "get_input_embeddings", None)
+    weight = getattr(get() if get else None, "weight", None)
+    return next((name for name, parameter in model.named_parameters() if parameter is weight), "")
+
+
 def _linears(model: nn.Module) -> Iterator[tuple[str, int, int, bool]]:
     """Name, outputs, inputs and whether it is transposed of each linear layer but the output head."""
     from transformers.pytorch_utils import Conv1D
@@ -148,7 +177,8 @@ class FactorLayout(Layout):
         self.base = Layout(model)
         self.factors = self.base.linears
         self.names, self.shapes, self.sizes = (), (), ()
-        self.size = self.width = self.base.adapter_width
+        self.embedding, self.begins, self.starts = "", [], (0,)
+        self.size = self.width = self.factor_width = self.base.factor_width
         self.linears, self.adapter_width = [], 0
 
     @property

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from llmo.engine.adapters import SCALING
 from llmo.engine.dropout import BlockDropout
+from llmo.engine.embedding import Addition
 from llmo.engine.executors import Batch
 from llmo.engine.layout import FactorLayout, Linear
 from llmo.kinds import Interface, kind_of
@@ -36,7 +37,7 @@ class BatchedLora:
         self.model = model.train().requires_grad_(False)
         self._kind = kind_of(model)
         self.interface = Interface(model.config, self._kind)
-        self.dropout = BlockDropout(model)
+        self.dropout, self.addition = BlockDropout(model), Addition(model)
         self._factors: dict[str, tuple[Tensor, Tensor]] = {}
         modules = dict(model.named_modules())
         for linear in self.layout.factors:
@@ -58,12 +59,18 @@ class BatchedLora:
         return hook
 
     def _forward(
-        self, factors: dict[str, tuple[Tensor, Tensor]], inputs: Tensor, positions: int, masks: Tensor | None
+        self,
+        factors: dict[str, tuple[Tensor, Tensor]],
+        inputs: Tensor,
+        positions: int,
+        masks: Tensor | None = None,
+        added: Tensor | None = None,
     ) -> Tensor:
         self._factors = factors
         n, sequences, tokens = inputs.shape
         # The blocks see the n * B sequences in one batch: [n, L, B, T, W] becomes [L, n * B, T, W].
         self.dropout.masks = None if masks is None else masks.transpose(0, 1).flatten(1, 2)
+        self.addition.added = None if added is None else added.flatten(0, 1)
         ids = inputs.reshape(n * sequences, tokens)
         # Of the other kinds some look ahead, so they build their masks themselves.
         call = self.interface.batchable if self._kind == "causal_lm" else self.interface.arguments
@@ -75,13 +82,22 @@ class BatchedLora:
         factors = {linear.name: linear.factors(rows.detach()) for linear in self.layout.factors}
         leaves = [factor.requires_grad_() for pair in factors.values() for factor in pair]
         with torch.enable_grad():
-            logits = self._forward(factors, batch.inputs, batch.positions, batch.masks)
-            trained, reported = batch.loss(logits, batch.labels, batch.teacher, batch.share)
+            logits = self._forward(factors, batch.inputs, batch.positions, batch.masks, batch.added)
+            trained, reported = batch.losses(logits)
             pieces = torch.autograd.grad(batch.mean(trained).sum(), leaves)
         return reported.detach().mean(-1), self.layout.join(pieces)
+
+    def input_gradient(self, rows: Tensor, batch: Batch) -> Tensor:
+        """See `Executor.input_gradient`."""
+        assert batch.added is not None
+        factors = {linear.name: linear.factors(rows.detach()) for linear in self.layout.factors}
+        added = batch.added.detach().requires_grad_()
+        with torch.enable_grad():
+            trained, _ = batch.losses(self._forward(factors, batch.inputs, batch.positions, batch.masks, added))
+            return torch.autograd.grad(trained.sum(), added)[0]
 
     @torch.no_grad()
     def logits(self, rows: Tensor, inputs: Tensor, positions: int) -> Tensor:
         """See `Executor.logits`."""
         factors = {linear.name: linear.factors(rows) for linear in self.layout.factors}
-        return self._forward(factors, inputs, positions, None)
+        return self._forward(factors, inputs, positions)

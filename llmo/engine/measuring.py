@@ -42,7 +42,12 @@ def measurement(state: State, interval: Sums) -> Measurement:
         learning_rate=interval.learning_rate,
         teacher_loss=state.teacher_loss,
         diverged=state.diverged,
+        registers=_triple(np.array([_saved_loss(state, name) for name in "123"])),
     )
+
+
+def _saved_loss(state: State, name: str) -> float:
+    return state.registers[name][3] if name in state.registers else math.nan
 
 
 def _triple(values: NDArray[Any]) -> Triple:

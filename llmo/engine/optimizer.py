@@ -89,11 +89,29 @@ class Settings:
         rates: Learning rates, [n].
         decays: Decoupled weight decays, [n].
         memory: How much of the current weights the running averages take in, each in [0, 1], [n].
+        betas: Decays of the two moments, [n] pairs; None for `BETAS` in every row.
+        clips: Norms that gradients are clipped to, [n]; None for `CLIP_NORM`.
+        first: Where in its row each row's trained weights begin, [n]; None for 0: what lies before is left as it is.
     """
 
     rates: list[float]
     decays: list[float]
     memory: list[float]
+    betas: list[tuple[float, float]] | None = None
+    clips: list[float] | None = None
+    first: list[int] | None = None
+
+    def beta(self, row: int) -> tuple[float, float]:
+        """Decays of a row's moments."""
+        return BETAS if self.betas is None else self.betas[row]
+
+    def clip(self, row: int) -> float:
+        """Norm that a row's gradient is clipped to."""
+        return CLIP_NORM if self.clips is None else self.clips[row]
+
+    def begin(self, row: int) -> int:
+        """Where a row's trained weights begin."""
+        return 0 if self.first is None else self.first[row]
 
 
 def averaging(step: int, interval: int) -> float:
@@ -142,25 +160,45 @@ def update_each(moments: Moments, gradient: Tensor | Pieces, norms: Tensor, sett
             gradients, (values, first, second) = gradient.pieces, moments.pieces[row]
         else:
             gradients, (values, first, second) = [gradient[row]], ([part] for part in parts)
-        if norm > CLIP_NORM:
-            torch._foreach_mul_(gradients, CLIP_NORM / norm)
+        if begin := settings.begin(row):
+            whole = values, first, second, gradients
+            values, first, second, gradients = (_from(tensors, begin) for tensors in whole)
+        clip, (beta1, beta2) = settings.clip(row), settings.beta(row)
+        if norm > clip:
+            torch._foreach_mul_(gradients, clip / norm)
         # What `torch.optim.AdamW(fused=True)` calls, without its bookkeeping, which costs more than the update.
         torch._fused_adamw_(
             values, gradients, first, second, [], [steps] * len(values),
-            lr=rate, beta1=BETAS[0], beta2=BETAS[1], weight_decay=decay, eps=EPSILON, amsgrad=False, maximize=False,
+            lr=rate, beta1=beta1, beta2=beta2, weight_decay=decay, eps=EPSILON, amsgrad=False, maximize=False,
         )  # fmt: skip
 
 
 def update_together(moments: Moments, gradient: Tensor, norms: Tensor, settings: Settings, sound: Tensor) -> None:
     """The same as `update_each` in one expression for all rows, which asks nothing of the host."""
-    rates, decays = (torch.tensor(values, device=norms.device)[:, None] for values in (settings.rates, settings.decays))
+    rows, device = range(len(norms)), norms.device
+    rates, decays = (torch.tensor(values, device=device)[:, None] for values in (settings.rates, settings.decays))
+    clips = torch.tensor([settings.clip(row) for row in rows], device=device)
+    betas = [torch.tensor([settings.beta(row)[index] for row in rows], device=device)[:, None] for index in (0, 1)]
     keep = sound[:, None]
-    gradient = torch.where(keep, gradient * (CLIP_NORM / norms).clamp(max=1.0)[:, None], 0.0)
+    if settings.first is not None:
+        begins = torch.tensor(settings.first, device=device)[:, None]
+        keep = keep & (torch.arange(gradient.shape[1], device=device) >= begins)
+    gradient = torch.where(keep, gradient * (clips / norms).clamp(max=1.0)[:, None], 0.0)
     moments.steps.add_(sound)
-    corrections = [1 - beta ** moments.steps.clamp(min=1)[:, None] for beta in BETAS]
-    first = torch.lerp(moments.first, gradient, 1 - BETAS[0])
-    second = torch.lerp(moments.second, gradient * gradient, 1 - BETAS[1])
+    corrections = [1 - beta ** moments.steps.clamp(min=1)[:, None] for beta in betas]
+    first = torch.lerp(moments.first, gradient, 1 - betas[0])
+    second = torch.lerp(moments.second, gradient * gradient, 1 - betas[1])
     step = (rates / corrections[0]) * first / ((second / corrections[1]).sqrt() + EPSILON)
     moments.values.copy_(torch.where(keep, moments.values * (1 - rates * decays) - step, moments.values))
     moments.first.copy_(torch.where(keep, first, moments.first))
     moments.second.copy_(torch.where(keep, second, moments.second))
+
+
+def _from(pieces: list[Tensor], begin: int) -> list[Tensor]:
+    """What lies from one place on, of pieces that follow each other."""
+    left = []
+    for piece in pieces:
+        if begin < piece.numel():
+            left.append(piece.view(-1)[begin:] if begin else piece)
+        begin = max(0, begin - piece.numel())
+    return left

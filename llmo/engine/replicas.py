@@ -14,19 +14,21 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from llmo.budget import Cost, sequence_cost
-from llmo.engine.adapters import adapted, grow, merge
+from llmo.budget import Cost, input_gradient_cost, sequence_cost
+from llmo.engine.adapter_kinds import KINDS
 from llmo.engine.batches import fixed_mixture
 from llmo.engine.choice import make_executor, valid_device
 from llmo.engine.dropout import blocks
 from llmo.engine.intervals import sampled
-from llmo.engine.layout import MAX_RANK
 from llmo.engine.memory import Passes
 from llmo.engine.models import make_plain
+from llmo.engine.next_batch import NextBatch
+from llmo.engine.perturbing import PASSES
 from llmo.engine.ranks import Ranks, launched
 from llmo.engine.rows import make_rows
+from llmo.engine.selecting import candidates
 from llmo.engine.single import SingleSettings
-from llmo.engine.soft_targets import SoftTargets, teacher_loss
+from llmo.engine.soft_targets import teacher_loss
 from llmo.engine.state import Problem, Snapshot, State
 from llmo.errors import LlmoError
 from llmo.hyperparameters import Adapter, Hyperparameters, default_learning_rate
@@ -86,9 +88,9 @@ class Replicas:
         self._counted = sampled(self.layout.matrices).to(self.device)
         self.rows = make_rows(replicas, self.layout, self.device)
         self.states: list[State] = [None] * replicas  # type: ignore[list-item]
-        self._soft_targets = SoftTargets(self.executor, self.device)
+        self._next_batch = NextBatch(self.executor, own, self.interface, self.blocks, self.device)
         self._passes = Passes(self.executor)
-        self._costs: dict[tuple[int, int, int, tuple[str, ...]], Cost] = {}
+        self._costs: dict[tuple[Any, ...], Cost] = {}
 
     @property
     def replicas(self) -> int:
@@ -137,30 +139,41 @@ class Replicas:
 
     # What things cost
 
-    def cost(self, rank: int, problem: Problem) -> Cost:
+    def cost(self, rank: int, problem: Problem, adapter: Adapter = "lora", frozen: int = 0) -> Cost:
         """FLOPs of one sequence of a problem with an adapter of some rank (0: none); see `sequence_cost`."""
-        key = rank, problem.task.tokens, problem.task.positions, problem.target_modules
+        key = rank, problem.task.tokens, problem.task.positions, problem.target_modules, adapter, frozen
         if key not in self._costs:
-            _, tokens, positions, modules = key
-            self._costs[key] = sequence_cost(self.config, tokens, rank, modules, self.interface.kind, positions)
+            _, tokens, positions, modules, *_ = key
+            kind = self.interface.kind
+            self._costs[key] = sequence_cost(self.config, tokens, rank, modules, kind, positions, adapter, frozen)
         return self._costs[key]
 
     def step_cost(self, row: int) -> float:
-        """FLOPs of one optimizer step of a row as it is set now."""
+        """FLOPs of one batch of a row as it is set now."""
         state = self.states[row]
-        match state.hyperparameters.distillation:
-            case "off":
-                soft = 0.0
-            case "averaged":
-                soft = self.cost(state.rank if self.frozen else 0, state.problem).forward
-            case "teacher":
-                soft = state.teacher_cost
-        return state.problem.batch * (self.cost(state.rank, state.problem).train + soft)
+        settings, problem = state.hyperparameters, state.problem
+        trained = self.cost(state.rank, problem, state.adapter, self._frozen_parameters(row))
+        own = self.cost(state.rank if self.frozen else 0, problem).forward
+        soft = {
+            "off": 0.0,
+            "averaged": own,
+            "best": own,
+            "teacher": state.teacher_cost,
+            "ensemble": 2 * own + state.teacher_cost,
+        }[settings.distillation]
+        harder = 0.0
+        if passes := PASSES[settings.perturbation]:
+            task = problem.task
+            harder = passes * input_gradient_cost(self.config, task.tokens, self.interface.kind, task.positions)
+        reference = state.teacher_cost if settings.selection == "clean" and state.teacher_cost else own
+        looked_at = 0.0 if settings.selection == "off" else candidates(settings.selection) * reference
+        return problem.batch * (trained.train + soft + harder + looked_at)
 
     def evaluation_cost(self, row: int) -> float:
         """FLOPs of one validation pass of a row."""
         state = self.states[row]
-        return len(state.problem.task.validation.inputs) * self.cost(state.rank, state.problem).forward
+        examples = len(state.problem.task.validation.inputs)
+        return examples * self.cost(state.rank, state.problem, state.adapter).forward
 
     def affordable_steps(self, row: int) -> int:
         """Optimizer steps of the next interval: all of it, or what the budget still pays with a validation pass."""
@@ -181,13 +194,30 @@ class Replicas:
     def default_rate(self, row: int) -> float:
         """The published default rate for a row's size, start and adapter."""
         state = self.states[row]
-        return default_learning_rate(self.parameters, state.problem.start, state.adapter)
+        optimizer = state.hyperparameters.optimizer
+        return default_learning_rate(self.parameters, state.problem.start, state.adapter, optimizer)
 
     def relative_rate(self, row: int) -> float:
         """The rate before any decay, as a multiple of the default."""
         return self.states[row].hyperparameters.learning_rate / self.default_rate(row)
 
-    # Weights and adapters
+    def weight_decay(self, row: int) -> float:
+        """Decoupled weight decay of a row: a step takes as much off as AdamW's does at the same relative rate."""
+        state = self.states[row]
+        adamw = default_learning_rate(self.parameters, state.problem.start, state.adapter)
+        return state.hyperparameters.weight_decay * adamw / self.default_rate(row)
+
+    def first_trained(self, row: int) -> int:
+        """Where in a row the weights begin that are trained: behind the lowest layers that are frozen."""
+        frozen = self.states[row].hyperparameters.frozen
+        return self.layout.begins[frozen - 1] if frozen else 0
+
+    def _frozen_parameters(self, row: int) -> int:
+        """How many of the model's parameters, in its order, are not trained."""
+        first = self.first_trained(row)
+        return next((count for count, start in enumerate(self.layout.starts) if start >= first), 0)
+
+    # Weights
 
     def has_own_adapter(self, row: int) -> bool:
         """Whether a row trains LoRA factors on weights of its own."""
@@ -198,71 +228,23 @@ class Replicas:
 
         To be read only: a single row's may be the row itself.
         """
-        parts = [self._merged(self.rows[row].weights, self.rows[row].factors) for row in rows]
+        parts = [self._merged(self.rows[row].weights, self.rows[row].factors, self.states[row].adapter) for row in rows]
         return torch.stack(parts) if len(parts) > 1 else parts[0][None]
 
-    def _merged(self, weights: Tensor, factors: Tensor | None) -> Tensor:
-        return weights if factors is None else merge(self.layout, weights[None].clone(), factors[None])[0]
+    def _merged(self, weights: Tensor, factors: Tensor | None, adapter: Adapter) -> Tensor:
+        if factors is None:
+            return weights
+        return KINDS[adapter].merge(self.layout, weights[None].clone(), factors[None])[0]
 
     def delivered(self, row: int) -> Tensor:
         """What a row delivers, [1, P]: the best by validation, an adapter of its own merged; the first before that."""
-        return self._merged(self.rows[row].best_weights, self.rows[row].best_factors)[None].clone()
+        return self.saved_weights(row, "best")[None].clone()
 
-    def fresh_adapter(self, row: int) -> None:
-        """Freeze the weights and train a fresh LoRA adapter of rank `FRESH_RANK`; one in place is merged first."""
-        self.merge_adapter(row)
-        self._keep_relative_rate(row, "lora")
-        self._grow(row, FRESH_RANK)
-
-    def grow_adapter(self, row: int) -> None:
-        """Double the adapter's rank; what the model computes does not change."""
-        self._grow(row, min(MAX_RANK, 2 * self.states[row].rank))
-
-    def _grow(self, row: int, rank: int) -> None:
+    def saved_weights(self, row: int, name: str) -> Tensor:
+        """Effective weights [P] that were saved under a name, or that the best validation had (`best`)."""
         state = self.states[row]
-        seed = (state.problem.seed * 1_000_003 + state.cursor) % 2**63
-        factors = (self.rows[row].own_full() if self.frozen else self.rows[row].own_lora()).values[0]
-        linears = adapted(self.layout.factors, factors) if state.rank else self.layout.factors
-        grow(linears, factors, state.rank, rank, seed)
-        state.rank = rank
-
-    def merge_adapter(self, row: int) -> None:
-        """Merge an adapter into the weights and train all of them; nothing happens without one."""
-        state = self.states[row]
-        if not state.rank:
-            return
-        merged, full = self.effective([row])[0], self.rows[row].own_full()
-        self.rows[row].drop_adapter()
-        full.values[0] = merged
-        full.reset(0)
-        self._keep_relative_rate(row, "full")
-        state.rank = 0
-
-    def _keep_relative_rate(self, row: int, adapter: Adapter) -> None:
-        state = self.states[row]
-        relative = self.relative_rate(row)
-        state.adapter = adapter
-        self.change(row, learning_rate=relative * self.default_rate(row))
-
-    def load_best(self, row: int) -> None:
-        """Weights, optimizer and hyperparameters of the best validation so far; the average starts again from there.
-
-        Budget, cursor and world move on, and so does the mixture: it answers to the world as it is now.
-
-        Raises:
-            LlmoError: The row has no finite validation loss yet.
-        """
-        state = self.states[row]
-        if state.best_state is None:
-            raise LlmoError("roll back", "no measurement yet", "a run that was evaluated")
-        self.rows[row].load_best()
-        settings, state.adapter, state.rank = state.best_state
-        self.change(row, **{**vars(settings), "mixing": state.hyperparameters.mixing})
-        self.rows[row].own_average()[0] = self.effective([row])[0]
-        state.averaged_steps = 0
-
-    def load_averaged(self, row: int) -> None:
-        """Set the effective weights to the running average over about two intervals; an adapter stays on."""
-        here = self.rows[row]
-        adapter = self.effective([row])[0] - here.weights
-        here.own_full().values[0] = here.averaged - adapter
+        if name == "best":
+            adapter = state.adapter if state.best_state is None else state.best_state[1]
+        else:
+            adapter = state.registers[name][1]
+        return self._merged(*self.rows[row].saved(name), adapter)

@@ -7,7 +7,9 @@ kernels may round differently at another alignment, and a row must give the same
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -27,6 +29,7 @@ class Tensors:
         averaged: Running average of the effective weights, [P].
         best_full: `full` at the best validation.
         best_lora: `lora` at the best validation.
+        kept: Other tensors by name: moments that were saved, the anchor, the mean of weights.
     """
 
     full: Tensor
@@ -34,6 +37,7 @@ class Tensors:
     averaged: Tensor
     best_full: Tensor
     best_lora: Tensor | None
+    kept: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 class Row:
@@ -137,6 +141,63 @@ class Row:
             self._set("averaged", torch.empty_like(averaged[place]))
         self._now.averaged.copy_(averaged[place])
 
+    def kept(self, name: str) -> Tensor | None:
+        """A tensor that is kept under a name; to be read only."""
+        return self._now.kept.get(name)
+
+    def hold(self, name: str, tensor: Tensor | None) -> None:
+        """Keep a tensor under a name, which nobody writes to any more; None forgets what was kept."""
+        kept = {other: held for other, held in self._now.kept.items() if other != name}
+        self._change(kept=kept if tensor is None else {**kept, name: tensor})
+
+    def save(self, name: str) -> None:
+        """Keep weights, factors and moments as they are now."""
+        self.hold(f"{name}.full", self._now.full)
+        self.hold(f"{name}.lora", self._now.lora)
+
+    def holds(self, name: str) -> bool:
+        """Whether just these weights, factors and moments are saved under a name."""
+        return self.kept(f"{name}.full") is self._now.full and self.kept(f"{name}.lora") is self._now.lora
+
+    def rename(self, name: str, new: str) -> None:
+        """Give what was saved another name, instead of what had it."""
+        for part in ("full", "lora"):
+            self.hold(f"{new}.{part}", self.kept(f"{name}.{part}"))
+            self.hold(f"{name}.{part}", None)
+
+    def load(self, name: str) -> None:
+        """Go back to what was saved."""
+        self._change(full=self._now.kept[f"{name}.full"], lora=self.kept(f"{name}.lora"))
+        self._owned -= {"full", "lora"}
+
+    def saved(self, name: str) -> tuple[Tensor, Tensor | None]:
+        """Weights [P] and factors [Q] that were saved, or that the best validation had (`best`)."""
+        if name == "best":
+            return self.best_weights, self.best_factors
+        lora = self.kept(f"{name}.lora")
+        weights, factors = self._widths
+        return self._now.kept[f"{name}.full"][:weights], None if lora is None else lora[:factors]
+
+    def anchor(self) -> None:
+        """Keep weights and moments as they are now, to be held near to."""
+        self.hold("anchor", self._now.full)
+
+    @property
+    def is_anchor(self) -> bool:
+        """Whether just these weights and moments are the anchor."""
+        return self.kept("anchor") is self._now.full
+
+    @property
+    def on_best(self) -> bool:
+        """Whether the weights, an adapter not counted, are those of the best validation."""
+        return self._now.full is self._now.best_full
+
+    @property
+    def anchored(self) -> Moments | None:
+        """What is held near to, [1, P]; None where nothing is."""
+        held = self.kept("anchor")
+        return None if held is None else _moments(held, self._widths[0])
+
     def drop_adapter(self) -> None:
         """Forget the LoRA factors and their moments."""
         self._set("lora", None)
@@ -144,20 +205,23 @@ class Row:
     def keep_best(self) -> None:
         """This is the best so far."""
         now, owned = self._now, self._owned
-        if "best_full" in owned and now.best_full is not now.full:
+        if "best_full" in owned and now.best_full is not now.full and not self._is_kept(now.best_full):
             self._spare = now.best_full
-        self._now = Tensors(now.full, now.lora, now.averaged, now.full, now.lora)
+        self._change(best_full=now.full, best_lora=now.lora)
         self._owned = owned & {"full", "lora", "averaged"} | {f"best_{name}" for name in owned & {"full", "lora"}}
 
     def load_best(self) -> None:
         """Go back to weights, factors and moments of the best so far."""
         now = self.share()
-        self._now = Tensors(now.best_full, now.best_lora, now.averaged, now.best_full, now.best_lora)
+        self._change(full=now.best_full, lora=now.best_lora)
 
     def _alone(self, name: str) -> bool:
         """Whether nothing else refers to a tensor."""
-        best = getattr(self._now, f"best_{name}", None)
-        return name in self._owned and best is not getattr(self._now, name)
+        here, best = getattr(self._now, name), getattr(self._now, f"best_{name}", None)
+        return name in self._owned and best is not here and not self._is_kept(here)
+
+    def _is_kept(self, tensor: Tensor | None) -> bool:
+        return any(held is tensor for held in self._now.kept.values())
 
     def _own(self, name: str) -> Tensor:
         result: Tensor = getattr(self._now, name)
@@ -175,8 +239,11 @@ class Row:
         return spare
 
     def _set(self, name: str, value: Tensor | None) -> None:
-        self._now = Tensors(**{**vars(self._now), name: value})
+        self._change(**{name: value})
         self._owned.add(name)
+
+    def _change(self, **tensors: Any) -> None:
+        self._now = replace(self._now, **tensors)
 
 
 def _size(width: int) -> int:

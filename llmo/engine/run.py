@@ -5,22 +5,23 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from llmo.engine.adapters import adapter_gradient, merge
+from llmo.engine.adapter_kinds import kinds_gradient, merge_kinds
+from llmo.engine.anchor import pull
 from llmo.engine.batches import tracking_mixture
+from llmo.engine.changes import Changes
 from llmo.engine.choice import good_lanes
-from llmo.engine.dropout import dropout_masks
-from llmo.engine.executors import Batch
 from llmo.engine.intervals import draw_interval, sampled
 from llmo.engine.lanes import Lane, Lanes
 from llmo.engine.measuring import measurement
 from llmo.engine.optimizer import Settings, average, averaging, row_norms, update_each, update_together
-from llmo.engine.replicas import Replicas
+from llmo.engine.other_optimizers import halfway, momentum, update_others
 from llmo.engine.scoring import score_in_passes
+from llmo.engine.soup import greedy_soup
 from llmo.measurement import Measurement
 
 _EVALUATED_AT_ONCE = {"cpu": 4}
@@ -29,7 +30,7 @@ _WHOLE = 64
 """Sequences up to which a row's validation examples are looked at in one pass."""
 
 
-class Run(Replicas):
+class Run(Changes):
     """N replicas of one model in training; see `Replicas` for the arguments."""
 
     _lanes: Lanes | None = None
@@ -37,10 +38,17 @@ class Run(Replicas):
     def train(self, rows: Sequence[int]) -> None:
         """Train each row for its affordable steps. Rows may differ in how many; a diverged row stops at once."""
         steps = {row: self.affordable_steps(row) for row in rows if not self.states[row].diverged}
+        programs: dict[tuple[bool, bool], list[int]] = {}
+        for row in steps:
+            if steps[row]:
+                programs.setdefault(self.states[row].program, []).append(row)
+        for together in programs.values():
+            self._train(together, steps)
+
+    def _train(self, rows: Sequence[int], steps: dict[int, int]) -> None:
+        """Train rows that go through one program."""
         # The longest first, so that the last ones leave few lanes empty.
-        waiting = deque(sorted((row for row in steps if steps[row]), key=lambda row: -steps[row]))
-        if not waiting:
-            return
+        waiting = deque(sorted(rows, key=lambda row: -steps[row]))
         problem = self.states[waiting[0]].problem
         best = self.executor.lanes or good_lanes(self.parameters, problem.batch * problem.task.tokens)
         # What limits the lanes on a CPU is its cache.
@@ -72,79 +80,125 @@ class Run(Replicas):
 
     def _lane(self, row: int, steps: dict[int, int]) -> Lane:
         """A row with its next interval."""
-        state, vocabulary = self.states[row], self.config.vocab_size
-        interval = draw_interval(row, state, steps[row], self.step_cost(row), self.default_rate(row), vocabulary)
+        state, own = self.states[row], self.has_own_adapter(row)
+        interval = draw_interval(row, state, steps[row], self.step_cost(row), self.default_rate(row), self.words(row))
         before = sampled(self.effective([row])[0]).clone()
-        own = self.has_own_adapter(row)
-        return Lane(state, interval.to(self.device), before, self._counted, own, self.layout.vectors)
+        best = self.delivered(row)[0] if state.hyperparameters.distillation in ("best", "ensemble") else None
+        vectors, begin, decay = self.layout.vectors, self.first_trained(row), self.weight_decay(row)
+        return Lane(state, interval.to(self.device), before, self._counted, own, vectors, begin, decay, best)
 
-    def _effective(self, lanes: Lanes) -> Tensor:
-        """What the executor runs on, [n, P]: what is trained, or weights with the factors merged in."""
+    def _effective(self, lanes: Lanes, training: bool = False) -> Tensor:
+        """What the executor runs on, [n, P]: what is trained, or weights with an adapter of their own put in.
+
+        Args:
+            lanes: The rows.
+            training: Whether for a gradient, which schedule-free AdamW takes beside its values.
+        """
         weights = lanes.full.values[: len(lanes.active)]
         own = [place for place, lane in enumerate(lanes.active) if lane.adapter]
+        between = [place for place, lane in enumerate(lanes.active) if training and lane.optimizer == "schedule_free"]
+        if not own and not between:
+            return weights
+        weights, adapters = weights.clone(), lanes.lora.values[own]
+        for place in between:
+            lane = lanes.active[place]
+            moments = lanes.lora if lane.adapter else lanes.full
+            y = halfway(moments.values[place], moments.first[place], lane.betas[0])
+            if lane.adapter:
+                adapters[own.index(place)] = y
+            else:
+                weights[place] = y
         if own:
-            weights = weights.clone()
-            weights[own] = merge(self.layout, weights[own], lanes.lora.values[own])
+            kinds = [lanes.active[place].state.adapter for place in own]
+            weights[own] = merge_kinds(self.layout, weights[own], adapters, kinds)
         return weights
 
     def _step(self, lanes: Lanes) -> list[int]:
-        """One optimizer step of every lane; the places of those whose interval has ended."""
+        """One batch of every lane, and mostly an update; the places of those whose interval has ended."""
         active, n = lanes.active, slice(len(lanes.active))
-        states = [lane.state for lane in active]
-        inputs = torch.stack([lane.interval.inputs[lane.step] for lane in active])
-        labels = torch.stack([lane.interval.labels[lane.step] for lane in active])
-        effective = self._effective(lanes)
-        task, positions = states[0].problem.task, labels.shape[-1]
-        soft = self._soft_targets(active, lanes.averaged[n], inputs, positions)
-        scale = None
-        if task.padded:
-            counts = task.counts(labels)
-            scale = labels[0].numel() / counts.sum(1).clamp(min=1)
-        batch = Batch(inputs, labels, type(task).loss, self._dropout(active, inputs, positions), *soft, scale)
+        effective = self._effective(lanes, training=True)
+        batch = self._next_batch(active, effective, lanes.averaged[n])
         losses, gradient = self._passes.gradient(effective, batch)
+        task = active[0].state.problem.task
         if task.padded:
-            losses = losses * (positions / counts.clamp(min=1))
-        settings = Settings(
-            [lane.interval.rates[lane.step] for lane in active],
-            [state.hyperparameters.weight_decay for state in states],
-            [averaging(lane.step, lane.state.problem.interval) for lane in active],
-        )
+            losses = losses * (batch.positions / task.counts(batch.labels).clamp(min=1))
+        rare = any(lane.rare for lane in active)
         update: Callable[..., None] = update_each
         full, lora = lanes.full, lanes.lora
         if self.device.type != "cpu":
             update, gradient, full, lora = update_together, gradient[:], full.part(n), lora.part(n)
+        if rare:
+            gradient = self._held(lanes, gradient[:])
         vectors = self.layout.vectors
         norms = row_norms(gradient, vectors)
         own = [place for place, lane in enumerate(active) if lane.adapter]
+        factors = torch.empty(0)
         if own:
             factors = torch.zeros_like(lanes.lora.values[n])
-            factors[own] = vectors.total(adapter_gradient(self.layout, gradient[own], lanes.lora.values[own]))
-            norms[own] = row_norms(factors[own])
+            kinds = [active[place].state.adapter for place in own]
+            found, widths = kinds_gradient(
+                self.layout, gradient[own], lanes.full.values[own], lanes.lora.values[own], kinds
+            )
+            factors[own] = vectors.total(found)
+            for place, width in zip(own, widths):
+                norms[place] = row_norms(factors[place : place + 1, :width])[0]
         # A sum is finite where all its terms are.
         sound = torch.isfinite(losses.sum(1) + norms) & lanes.alive[n]
         for place, lane in enumerate(active):
             trained, moments = (factors, lanes.lora) if lane.adapter else (gradient, lanes.full)
             lane.note(losses[place], norms[place])
             if lane.left <= 1:
-                lane.compare(trained[place], moments.first[place])
+                lane.compare(trained[place], momentum(lane.optimizer, moments, place))
+        ready = self._gathered(active, gradient[:], factors, norms, sound) if rare else sound
+        settings = Settings(
+            [lane.interval.rates[lane.step] for lane in active],
+            [lane.decay for lane in active],
+            [averaging(lane.step, lane.state.problem.interval) for lane in active],
+            [lane.betas for lane in active],
+            [lane.clip for lane in active],
+            [lane.begin for lane in active] if rare else None,
+        )
         average(lanes.averaged[n], effective, settings, sound)
-        if own:
-            adapters = torch.tensor([lane.adapter for lane in active], device=sound.device)
-            update(lora, factors, norms, settings, sound & adapters)
-            update(full, gradient, norms, settings, sound & ~adapters)
-        else:
-            update(full, gradient, norms, settings, sound)
+        for adapter, (moments, given) in enumerate(((full, gradient), (lora, factors))):
+            here = torch.tensor([lane.adapter == bool(adapter) for lane in active], device=sound.device)
+            if adapter and not own:
+                continue
+            chosen = ready & here if own else ready
+            if rare:
+                plain = torch.tensor([lane.optimizer == "adamw" for lane in active], device=sound.device)
+                others = [lane.optimizer for lane in active]
+                update_others(others, moments, given, norms, settings, chosen & ~plain)
+                chosen = chosen & plain
+            update(moments, given, norms, settings, chosen)
         return lanes.advance(sound)
 
-    def _dropout(self, active: list[Lane], inputs: Tensor, positions: int) -> Tensor | None:
-        """Dropout masks of the lanes' next step, [n, L, B, T, width]; None where no lane drops."""
-        rates = np.array([lane.state.hyperparameters.dropout for lane in active])
-        seeds = np.array([lane.state.problem.seed for lane in active], np.uint64)
-        cursors = np.array([lane.cursor for lane in active])
-        _, sequences, tokens = inputs.shape
-        shape = (self.blocks, sequences, self.interface.hidden_tokens(tokens, positions), self.config.hidden_size)
-        masks = dropout_masks(seeds, cursors, rates, shape)
-        return None if masks is None else masks.to(self.device)
+    def _held(self, lanes: Lanes, gradient: Tensor) -> Tensor:
+        """Gradients [n, P] that pull anchored weights back and leave frozen ones where they are; changed in place."""
+        for place, lane in enumerate(lanes.active):
+            if lane.adapter:
+                continue
+            anchor = self.rows[lane.interval.row].anchored
+            if lane.state.hyperparameters.anchored and anchor is not None:
+                gradient[place] += pull(lanes.full.values[place], anchor)
+            gradient[place, : lane.begin] = 0
+        return gradient
+
+    def _gathered(
+        self, active: Sequence[Lane], gradient: Tensor, factors: Tensor, norms: Tensor, sound: Tensor
+    ) -> Tensor:
+        """Which rows are updated now, bool [n]; gradients and norms become those of all batches of an update."""
+        ready = sound.clone()
+        for place, lane in enumerate(active):
+            if lane.together == 1:
+                continue
+            trained = factors if lane.adapter else gradient
+            mean = lane.gather(trained[place])
+            if mean is None:
+                ready[place] = False
+            else:
+                trained[place] = mean
+                norms[place] = row_norms(mean[None], self.layout.vectors)[0]
+        return ready
 
     def evaluate(self, rows: Sequence[int]) -> list[Measurement]:
         """A validation pass of some rows: their measurements, in order. Keeps the best weights so far."""
@@ -176,9 +230,45 @@ class Run(Replicas):
             sums.update_ratio = self._first_change(row)
         seen = sums.source_count > 0
         state.source_loss[seen] = sums.source_loss[seen] / sums.source_count[seen]
+        if state.collected and sums.steps and not state.diverged:
+            self.collect(row)
         if state.hyperparameters.mixing == "tracking" and sums.steps and not state.diverged:
             state.mixture = tracking_mixture(state.mixture, state.source_loss, state.loss)
         return measurement(state, sums)
+
+    def soup_candidates(self, row: int) -> list[str]:
+        """Names of what `load_soup` would mix with the best weights, by validation loss, the running average last."""
+        state = self.states[row]
+        if state.best_state is None or self.frozen or not self.mixes(row):
+            return []
+        losses = {name: saved[3] for name, saved in state.registers.items()}
+        if state.loss > state.best_loss:
+            losses["current"] = state.loss
+        names = sorted(losses, key=lambda name: losses[name])
+        return [*names, "averaged"] if state.averaged_steps >= state.problem.interval else names
+
+    def can_pay_soup(self, row: int) -> bool:
+        """Whether there is something to mix, and the budget pays for its validation passes and a step."""
+        state, count = self.states[row], len(self.soup_candidates(row))
+        price = (count + 1) * self.evaluation_cost(row) + self.step_cost(row)
+        return count > 0 and price <= state.problem.budget - state.spent
+
+    def load_soup(self, row: int) -> None:
+        """Set the effective weights to a greedy soup of what is kept; an adapter stays on."""
+        state, examples = self.states[row], self.states[row].problem.task.validation
+        inputs, labels = examples.inputs[None].to(self.device), examples.labels[None].to(self.device)
+        weights: dict[str, Callable[[], Tensor]] = {
+            "current": lambda: self.effective([row])[0],
+            "averaged": lambda: self.rows[row].averaged,
+            **{name: partial(self.saved_weights, row, name) for name in state.registers},
+        }
+
+        def score(trial: Tensor) -> float:
+            state.charge(self.evaluation_cost(row))
+            return self._score(row, trial[None], inputs, labels).item()
+
+        others = [weights[name]() for name in self.soup_candidates(row)]
+        self._set_weights(row, greedy_soup(self.saved_weights(row, "best"), state.best_loss, others, score))
 
     def _first_change(self, row: int) -> float:
         """How much Adam's first step will change the matrices, relative to their norm; 0 where an adapter is trained.

@@ -98,6 +98,7 @@ class ShardLayout(Layout):
                 linear.outputs if linear.transposed else lengths[weight],
                 lengths[weight] if linear.transposed else linear.inputs,
                 linear.transposed,
+                linear.scale,
                 linear,
                 self._first[weight],
             )

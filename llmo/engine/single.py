@@ -7,13 +7,14 @@ checkpointing (Chen et al. 2016, "Training deep nets with sublinear memory cost"
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from llmo.engine.dropout import BlockDropout
+from llmo.engine.embedding import Addition
 from llmo.engine.executors import Batch, Executor, Gradient
 from llmo.engine.layout import Layout
 from llmo.engine.pieces import Pieces
@@ -88,7 +89,7 @@ class Single:
         model.set_attn_implementation("sdpa")
         self.model = model.train()
         self._trained: Any = self.model
-        self.dropout = BlockDropout(model)
+        self.dropout, self.addition = BlockDropout(model), Addition(model)
         self._accumulation, self._bound = accumulation, 0
         self._parameters = list(model.parameters())
         if accumulation > 1 or self._hooked:
@@ -131,11 +132,22 @@ class Single:
     def _forward(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """A batch's share of the loss that is trained, and its reported losses [1, B]."""
         self.dropout.masks = None if batch.masks is None else batch.masks[0]
+        self.addition.added = None if batch.added is None else batch.added[0]
         given = self._interface.arguments(batch.inputs[0], batch.positions)
         logits = self._interface.logits(self._trained(**given))[None]
-        trained, reported = batch.loss(logits, batch.labels, batch.teacher, batch.share)
+        trained, reported = batch.losses(logits)
         mean = batch.mean(trained)[0]
         return mean if self._accumulation == 1 else mean / self._accumulation, reported.detach().mean(-1)
+
+    def input_gradient(self, rows: Tensor, batch: Batch) -> Tensor:
+        """See `Executor.input_gradient`; n is 1, and a sequence's gradient has the batch's number as a factor."""
+        assert batch.added is not None
+        self._bind(rows[0])
+        gradients = []
+        for piece in replace(batch, added=batch.added.detach().requires_grad_()).pieces(self._accumulation):
+            assert piece.added is not None
+            gradients.append(torch.autograd.grad(self._forward(piece)[0], piece.added)[0])
+        return torch.cat(gradients, 1)
 
     def _backward(self, batch: Batch) -> Tensor:
         """Add a batch's share to the gradient; its reported losses [1, B]."""
@@ -146,7 +158,7 @@ class Single:
     @torch.no_grad()
     def logits(self, rows: Tensor, inputs: Tensor, positions: int) -> Tensor:
         """See `Executor.logits`."""
-        self.dropout.masks = None
+        self.dropout.masks = self.addition.added = None
         logits = []
         for row, ids in zip(rows, inputs, strict=True):
             self._bind(row)
@@ -174,6 +186,11 @@ class Accumulated:
             losses.append(loss)
             total.add_(gradient[:], alpha=1 / self._accumulation)
         return torch.cat(losses, 1), total
+
+    def input_gradient(self, rows: Tensor, batch: Batch) -> Tensor:
+        """See `Executor.input_gradient`."""
+        pieces = batch.pieces(self._accumulation)
+        return torch.cat([self.executor.input_gradient(rows, piece) for piece in pieces], 1)
 
     def logits(self, rows: Tensor, inputs: Tensor, positions: int) -> Tensor:
         """See `Executor.logits`."""

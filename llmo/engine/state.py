@@ -73,6 +73,10 @@ class Sums:
         return result
 
 
+Saved = tuple[Hyperparameters, Adapter, int, float]
+"""Settings, adapter, rank and validation loss at a moment whose tensors a row keeps."""
+
+
 @dataclass
 class State:
     """Everything of one row that is not a tensor.
@@ -93,6 +97,8 @@ class State:
         best_state: Settings, adapter and rank at the lowest; None before it.
         teacher_loss: Validation loss of the teacher; NaN without one.
         averaged_steps: Optimizer steps in the averaged weights.
+        collected: Ends of intervals in the mean of stochastic weight averaging; 0 while there is none.
+        registers: What was saved by name: settings, adapter, rank and validation loss.
         diverged: Whether a loss or gradient was NaN or Inf; such a row trains no further.
         schedule: Sets the rate instead of the hyperparameters; None for no schedule.
         interval: Sums since the last evaluation.
@@ -113,6 +119,8 @@ class State:
     best_state: tuple[Hyperparameters, Adapter, int] | None = None
     teacher_loss: float = math.nan
     averaged_steps: int = 0
+    collected: int = 0
+    registers: dict[str, Saved] = field(default_factory=dict)
     diverged: bool = False
     schedule: Schedule | None = None
     interval: Sums = field(default_factory=Sums)
@@ -123,9 +131,21 @@ class State:
         return min(1.0, self.spent / self.problem.budget)
 
     @property
+    def program(self) -> tuple[bool, bool]:
+        """What its passes need that others do not: soft targets at a temperature, additions to the inputs."""
+        settings = self.hyperparameters
+        tempered = settings.distillation != "off" and settings.temperature > 0
+        return tempered, settings.perturbation in ("noise", "fgm", "pgd")
+
+    @property
     def roles(self) -> tuple[int, ...]:
         """Which material each slot holds now; the world changes with the budget spent and never goes back."""
         return self.roles_at(self.share)
+
+    def old_at(self, share: float) -> tuple[int, ...]:
+        """Materials that slots have held before and hold no longer, when a share of the budget is spent."""
+        phases = [roles for since, roles in self.problem.roles if since <= share]
+        return tuple(sorted({material for roles in phases for material in roles} - set(phases[-1])))
 
     def roles_at(self, share: float) -> tuple[int, ...]:
         """Which material each slot holds when a share of the budget is spent."""
@@ -146,7 +166,7 @@ class State:
         """A copy that shares nothing that changes."""
         result = copy.copy(self)
         result.mixture, result.source_loss = self.mixture.copy(), self.source_loss.copy()
-        result.interval = self.interval.copy()
+        result.interval, result.registers = self.interval.copy(), dict(self.registers)
         return result
 
 

@@ -39,7 +39,7 @@ class OptimizerRun(Run):
         """See `Run.train`."""
         (row,) = rows
         state, steps = self.states[row], self.affordable_steps(row)
-        interval = draw_interval(row, state, steps, self.step_cost(row), self.default_rate(row), self.config.vocab_size)
+        interval = draw_interval(row, state, steps, self.step_cost(row), self.default_rate(row), self.words(row))
         if self._optimizer is None:
             for parameter, values in zip(self._model.parameters(), self._views(row), strict=True):
                 parameter.data.copy_(values)

@@ -119,7 +119,7 @@ class Population:
         self.episodes: list[Episode | None] = [None] * replicas
         self.executor, self.device, self._single = executor, device, single
         self._runs: dict[tuple[str, ModelShape, str], Run] = {}
-        self._keep = spec.menu.index("keep")
+        self._keep, self._features = spec.menu.index("keep"), spec.space.features
         self._reference: ReferenceCurves | None = None
         if reward == "relative" or curves:
             other = Population(spec, replicas, executor=executor, device=device, single=single)
@@ -171,7 +171,7 @@ class Population:
 
     def observe(self, slot: int) -> NDArray[np.float32]:
         """The slot's observation, [F]."""
-        return observe(self.episode(slot).history)
+        return observe(self.episode(slot).history, self._features)
 
     def privileged(self, slot: int) -> NDArray[np.float32]:
         """What a critic may know of the slot besides, [len(PRIVILEGED)]; for a population that compares with curves."""

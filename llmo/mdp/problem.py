@@ -19,7 +19,7 @@ from llmo.mdp.instances import BATCH, TEST_SEQUENCES, TEXT_GROUPS, TOKENS, VALID
 from llmo.mdp.materials import Source
 from llmo.tasks.causal_lm import CausalLM
 from llmo.tasks.own_text import FILES, cell_tokens
-from llmo.tasks.text import CELLS, DOMAINS, Cell
+from llmo.tasks.text import CELLS, DOMAINS, Cell, load_tokenizer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -35,6 +35,7 @@ def build_problem(instance: Instance) -> Problem:
         _windows(rng, (instance.domain, instance.part, "validation"), group, VALIDATION_SEQUENCES),
         _windows(rng, (instance.domain, instance.part, "test"), group, TEST_SEQUENCES),
     )
+    task.codec = load_tokenizer()
     weights, parameters = _start(rng, instance)
     default = default_learning_rate(parameters, instance.start, "lora" if instance.rank else "full")
     return Problem(

@@ -18,6 +18,8 @@ from llmo.mdp.instances import Instance
 from llmo.mdp.population import Episode, Snapshot
 from llmo.measurement import Measurement
 
+KEPT = "kept/"
+"""Before the names of tensors that a row keeps."""
 _ARRAYS = {"mixture": np.float64, "source_loss": np.float64, "source_count": np.int64}
 
 
@@ -25,8 +27,9 @@ def pack(snapshot: Snapshot) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """A snapshot as tensors by name and a JSON object. Tensors that are the same one are saved once."""
     tensors: dict[str, Tensor] = {}
     names: dict[str, str] = {}
-    for name, tensor in vars(snapshot.row.tensors).items():
-        if tensor is not None:
+    row = vars(snapshot.row.tensors)
+    for name, tensor in {**row, **{f"{KEPT}{name}": kept for name, kept in row["kept"].items()}}.items():
+        if isinstance(tensor, Tensor):
             known = next((other for other, saved in tensors.items() if saved is tensor), name)
             tensors.setdefault(known, tensor)
             names[name] = known
@@ -54,12 +57,15 @@ def unpack(
         problem: Of the instance.
         schedule: Of the rule that plays it, if any.
     """
-    parts = {field.name: None for field in dataclasses.fields(Tensors)}
-    parts |= {name: tensors[known] for name, known in meta["tensors"].items()}
+    parts: dict[str, Any] = {field.name: None for field in dataclasses.fields(Tensors)}
+    found = {name: tensors[known] for name, known in meta["tensors"].items()}
+    kept = {name.removeprefix(KEPT): tensor for name, tensor in found.items() if name.startswith(KEPT)}
+    parts |= {name: tensor for name, tensor in found.items() if not name.startswith(KEPT)} | {"kept": kept}
     fields = dict(meta["state"])
     best = fields["best_state"]
     fields["hyperparameters"] = Hyperparameters(**fields["hyperparameters"])
     fields["best_state"] = None if best is None else (Hyperparameters(**best[0]), best[1], best[2])
+    fields["registers"] = {name: (Hyperparameters(**one[0]), *one[1:]) for name, one in fields["registers"].items()}
     fields["interval"] = Sums(**_arrays(fields["interval"]))
     state = State(
         dataclasses.replace(problem, weights=problem.weights.new_empty(0)), schedule=schedule, **_arrays(fields)
@@ -68,7 +74,7 @@ def unpack(
     history["hyperparameters"] = Hyperparameters(**history["hyperparameters"])
     history["measurements"] = [Measurement(**_triples(one)) for one in history["measurements"]]
     episode = Episode(instance, History(**history, neutral=frozenset(instance.neutral)), meta["masked"], meta["ended"])
-    return Snapshot(episode, RowSnapshot(Tensors(**parts), state))  # type: ignore[arg-type]
+    return Snapshot(episode, RowSnapshot(Tensors(**parts), state))
 
 
 def _plain(value: Any) -> Any:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from llmo import catalog
 from llmo.actions.action import Action
+from llmo.actions.menu import MENU
 from llmo.agent import Space
-from llmo.diagnostics.features import NAMES
+from llmo.diagnostics.features import NAMES, WHOLE_NAMES
 from llmo.engine.state import Problem
 from llmo.errors import LlmoError
 from llmo.mdp.instances import Instance
@@ -55,8 +56,8 @@ class EnvSpec:
 
     @property
     def space(self) -> Space:
-        """Names of the actions and of the observation's entries."""
-        return Space(self.menu, NAMES)
+        """Names of the actions and of the observation's entries: more of them with more than the core menu."""
+        return Space(self.menu, NAMES if set(self.menu) <= set(MENU) else WHOLE_NAMES)
 
 
 def env_spec(name: str) -> EnvSpec:

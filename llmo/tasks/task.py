@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -28,6 +28,19 @@ class Examples:
     labels: Tensor
 
 
+class Codec(Protocol):
+    """What turns tokens into text and back: a `tokenizers.Tokenizer`."""
+
+    def encode_batch(self, input: Any, *, add_special_tokens: bool = True) -> Any:
+        """Texts as encodings with `ids`."""
+
+    def decode_batch(self, sequences: Any) -> Any:
+        """Texts of ids."""
+
+    def get_added_tokens_decoder(self) -> Any:
+        """Tokens that are not of the text, some of them `special`."""
+
+
 class Task(ABC):
     """One data set: training sources, validation and test examples, and the loss.
 
@@ -42,6 +55,8 @@ class Task(ABC):
         tokens: T, the length of a sequence.
         positions: P, how many predictions a sequence is asked for.
         padded: Whether labels may be `IGNORED`; all tasks of a class are alike.
+        codec: Turns its tokens into text and back; None where nothing does.
+        synonyms: Words with what may stand for them, as a user has given them.
     """
 
     validation: Examples
@@ -51,6 +66,8 @@ class Task(ABC):
     tokens: int
     positions: int
     padded: ClassVar[bool] = False
+    codec: Codec | None = None
+    synonyms: Mapping[str, tuple[str, ...]] = {}
 
     @abstractmethod
     def draw(self, material: NDArray[np.int64], u: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[Any]]:

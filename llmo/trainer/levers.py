@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from llmo import catalog
 from llmo.actions.augmentation import Augment
 from llmo.actions.rate import ScaleRate
-from llmo.engine.batches import corrupt
+from llmo.engine.augment import corrupt
 from llmo.hyperparameters import RATE_RANGE, WEIGHT_DECAY_LEVELS, Hyperparameters
 from llmo.kinds import PADDING
 

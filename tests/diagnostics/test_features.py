@@ -4,8 +4,8 @@ import math
 import numpy as np
 import pytest
 
-from llmo import catalog
-from llmo.diagnostics.features import FAMILIES, FEATURES, GROUPS, INDEX, LIMIT, NAMES, family, observe
+from llmo.actions.menu import MENU, WHOLE_MENU
+from llmo.diagnostics.features import FAMILIES, FEATURES, GROUPS, INDEX, LIMIT, MORE_FAMILIES, NAMES, family, observe
 from llmo.diagnostics.history import History
 from llmo.hyperparameters import Hyperparameters
 from llmo.measurement import Measurement
@@ -48,11 +48,14 @@ def test_the_list_is_named_and_documented() -> None:
 
 
 def test_every_action_belongs_to_exactly_one_family() -> None:
-    catalog.load("actions")
-    names = catalog.KINDS["actions"].names()
-    assert {sum(name.startswith(prefix) for prefix in FAMILIES) for name in names} == {1}
-    assert {family(name) for name in names} == set(FAMILIES) - {"other"}
+    assert {sum(name.startswith(prefix) for prefix in FAMILIES) for name in MENU} == {1}
+    assert {family(name) for name in MENU} == set(FAMILIES) - {"other"}
     assert family("something_else") == "other"
+    # What only the whole menu has belongs to a family of its own, or to one of the core.
+    for name in set(WHOLE_MENU) - set(MENU):
+        assert sum(name.startswith(f"{prefix}_") for prefix in MORE_FAMILIES) == (family(name) in ("other", "load")), (
+            name
+        )
 
 
 def test_the_last_two_actions_are_remembered() -> None:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from llmo.engine.batches import FLOOR, SPAN_SHARE, TOKEN_NOISE, corrupt, draw_batches, fixed_mixture, tracking_mixture
+from llmo.engine.augment import SPAN_SHARE, TOKEN_NOISE, corrupt
+from llmo.engine.batches import FLOOR, draw_batches, fixed_mixture, tracking_mixture
 from llmo.tasks.causal_lm import CausalLM
 
 WINDOWS = np.zeros((1, 9), np.int64)

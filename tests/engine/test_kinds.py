@@ -121,7 +121,7 @@ def test_one_step_is_that_of_torch(config: Any, kind: Kind) -> None:
     run.load(0, problem)
     model = make_model(config, kind, 3)
     optimizer = torch.optim.AdamW(model.parameters(), 5e-3, betas=(0.9, 0.95), weight_decay=0.0)
-    drawn = draw_interval(0, run.states[0], 4, 1.0, 1.0, 40)
+    drawn = draw_interval(0, run.states[0], 4, 1.0, 1.0, run.words(0))
     for inputs, labels in zip(drawn.inputs, drawn.labels, strict=True):
         optimizer.zero_grad()
         own_loss(model, kind, Examples(inputs, labels)).backward()

@@ -12,7 +12,8 @@ from llmo.evaluation.compare import difference
 
 
 def copied(moment: Tensors) -> Tensors:
-    return Tensors(**{name: None if part is None else part.clone() for name, part in vars(moment).items()})
+    parts = {name: part.clone() for name, part in vars(moment).items() if isinstance(part, torch.Tensor)}
+    return Tensors(**{**vars(moment), **parts, "kept": {name: kept.clone() for name, kept in moment.kept.items()}})
 
 
 @pytest.fixture

@@ -1,0 +1,15 @@
+"""llmo/LanguageModel-v1 with the whole menu: the same instances, index by index, and every action there is."""
+
+from __future__ import annotations
+
+from llmo.actions.menu import WHOLE_MENU
+from llmo.mdp.instances import draw_rescaled_instance
+from llmo.mdp.problem import build_problem
+from llmo.mdp.spec import EnvSpec
+from llmo.registry import environments
+
+
+@environments.register("llmo/LanguageModel-Full-v0")
+def full_language_model() -> EnvSpec:
+    """Adapt a small language model to a domain of text, with every action of the package."""
+    return EnvSpec("llmo/LanguageModel-Full-v0", WHOLE_MENU, draw_rescaled_instance, build_problem)

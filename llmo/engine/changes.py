@@ -1,0 +1,239 @@
+"""`Changes`: what can be done to one training run between its optimizer steps, by actions."""
+
+from __future__ import annotations
+
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from llmo.engine.adapter_kinds import KINDS, average_factors, shrink
+from llmo.engine.adapters import adapted, grow
+from llmo.engine.augment import NEIGHBOURS, Labels, Words
+from llmo.engine.layout import MAX_RANK
+from llmo.engine.other_optimizers import begin
+from llmo.engine.replicas import Replicas
+from llmo.errors import LlmoError
+from llmo.hyperparameters import Adapter, Hyperparameters, Optimizer
+
+FRESH_RANK = 4
+
+
+class Changes(Replicas):
+    """N replicas of one model that can be changed; see `Replicas` for the arguments."""
+
+    # The optimizer and the adapter
+
+    def change_optimizer(self, row: int, optimizer: Optimizer) -> None:
+        """Train on with another optimizer, which begins anew, at the same rate relative to its default."""
+        relative = self.relative_rate(row)
+        self.change(row, optimizer=optimizer)
+        self.change(row, learning_rate=relative * self.default_rate(row))
+        self._begin_optimizer(row)
+
+    def fresh_adapter(self, row: int, adapter: Adapter = "lora") -> None:
+        """Freeze the weights and train a fresh adapter, of rank `FRESH_RANK`; one in place is merged first."""
+        self.merge_adapter(row)
+        self.release(row)
+        self.change(row, frozen=0)
+        self._keep_relative_rate(row, adapter)
+        state, here = self.states[row], self.rows[row]
+        if self.frozen:
+            self._grow(row, FRESH_RANK)
+        else:
+            moments, weights = here.own_lora(), here.weights
+            KINDS[adapter].begin(self.layout, weights, moments.values[0], FRESH_RANK, self._seed(row))
+            state.rank = FRESH_RANK if KINDS[adapter].ranked else 1
+        if self._optimizer(row) == "schedule_free":
+            self._begin_optimizer(row)
+
+    def grow_adapter(self, row: int) -> None:
+        """Double the adapter's rank; what the model computes does not change."""
+        self._grow(row, min(MAX_RANK, 2 * self.states[row].rank))
+
+    def shrink_adapter(self, row: int) -> None:
+        """Halve the adapter's rank, keeping as much of what it has learned as that can hold."""
+        state, here = self.states[row], self.rows[row]
+        moments = here.own_full() if self.frozen else here.own_lora()
+        state.rank //= 2
+        shrink(self.layout, moments.values[0], state.rank)
+        self._begin_optimizer(row)
+
+    def merge_adapter(self, row: int) -> None:
+        """Merge an adapter into the weights and train all of them; nothing happens without one."""
+        state = self.states[row]
+        if not state.rank:
+            return
+        merged, full = self.effective([row])[0], self.rows[row].own_full()
+        self.rows[row].drop_adapter()
+        full.values[0] = merged
+        begin(full, 0, self._optimizer(row))
+        self._keep_relative_rate(row, "full")
+        state.rank = 0
+
+    def _grow(self, row: int, rank: int) -> None:
+        state, seed = self.states[row], self._seed(row)
+        factors = (self.rows[row].own_full() if self.frozen else self.rows[row].own_lora()).values[0]
+        linears = adapted(self.layout.factors, factors) if state.rank else self.layout.factors
+        grow(linears, factors, state.rank, rank, seed)
+        state.rank = rank
+        if self._optimizer(row) == "schedule_free":
+            self._begin_optimizer(row)
+
+    def _seed(self, row: int) -> int:
+        """Of what is random in an adapter that begins now."""
+        state = self.states[row]
+        return (state.problem.seed * 1_000_003 + state.cursor) % 2**63
+
+    def _keep_relative_rate(self, row: int, adapter: Adapter) -> None:
+        state = self.states[row]
+        relative = self.relative_rate(row)
+        state.adapter = adapter
+        self.change(row, learning_rate=relative * self.default_rate(row))
+
+    def _begin_optimizer(self, row: int) -> None:
+        """Forget the moments of what is trained."""
+        here = self.rows[row]
+        begin(here.own_lora() if self.has_own_adapter(row) else here.own_full(), 0, self._optimizer(row))
+
+    def _optimizer(self, row: int) -> Optimizer:
+        return self.states[row].hyperparameters.optimizer
+
+    # What a row goes back to
+
+    def load_best(self, row: int) -> None:
+        """Weights, optimizer and hyperparameters of the best validation so far; the average starts again from there.
+
+        Budget, cursor and world move on, and so does the mixture: it answers to the world as it is now.
+
+        Raises:
+            LlmoError: The row has no finite validation loss yet.
+        """
+        state = self.states[row]
+        if state.best_state is None:
+            raise LlmoError("roll back", "no measurement yet", "a run that was evaluated")
+        self.rows[row].load_best()
+        settings, state.adapter, state.rank = state.best_state
+        self._take_settings(row, settings)
+
+    def save(self, row: int, name: str) -> None:
+        """Keep weights, optimizer, settings and the validation loss in a register."""
+        state = self.states[row]
+        self.rows[row].save(name)
+        state.registers[name] = (state.hyperparameters, state.adapter, state.rank, state.loss)
+
+    def load_saved(self, row: int, name: str) -> None:
+        """Go back to a register; as with `load_best`, budget, cursor, world and mixture move on."""
+        state = self.states[row]
+        settings, state.adapter, state.rank, _ = state.registers[name]
+        self.rows[row].load(name)
+        self._take_settings(row, settings)
+
+    def _take_settings(self, row: int, settings: Hyperparameters) -> None:
+        state = self.states[row]
+        anchored = settings.anchored and self.rows[row].anchored is not None
+        self.change(row, **{**vars(settings), "mixing": state.hyperparameters.mixing, "anchored": anchored})
+        self.rows[row].own_average()[0] = self.effective([row])[0]
+        state.averaged_steps = 0
+
+    def holds(self, row: int, name: str) -> bool:
+        """Whether a register holds a row as it is now."""
+        state = self.states[row]
+        known = state.registers.get(name)
+        return known is not None and known[0] == state.hyperparameters and self.rows[row].holds(name)
+
+    def swap_saved(self, row: int, name: str) -> None:
+        """Go back to a register, which then holds what was here."""
+        self.save(row, "held")
+        self.load_saved(row, name)
+        self.rows[row].rename("held", name)
+        registers = self.states[row].registers
+        registers[name] = registers.pop("held")
+
+    def can_anchor(self, row: int) -> bool:
+        """Whether weights can be held near to what they are now, and are not held there already."""
+        here, settings = self.rows[row], self.states[row].hyperparameters
+        return self.states[row].rank == 0 and self.ranks is None and not (settings.anchored and here.is_anchor)
+
+    def anchor(self, row: int) -> None:
+        """Hold weights near to what they are now."""
+        self.rows[row].anchor()
+        self.change(row, anchored=True)
+
+    def release(self, row: int) -> None:
+        """Hold weights nowhere."""
+        self.rows[row].hold("anchor", None)
+        self.change(row, anchored=False)
+
+    # Averages
+
+    def load_averaged(self, row: int) -> None:
+        """Set the effective weights to the running average over about two intervals; an adapter stays on."""
+        self._set_weights(row, self.rows[row].averaged)
+
+    def collect(self, row: int) -> None:
+        """Take the effective weights into the mean of stochastic weight averaging (Izmailov et al. 2018)."""
+        state, here = self.states[row], self.rows[row]
+        now, mean = self.effective([row])[0], here.kept("collected")
+        state.collected += 1
+        here.hold("collected", now.clone() if mean is None else mean + (now - mean) / state.collected)
+
+    def load_collected(self, row: int) -> None:
+        """Set the effective weights to the mean that was collected, which ends with it."""
+        mean = self.rows[row].kept("collected")
+        assert mean is not None
+        self._set_weights(row, mean)
+        self.rows[row].hold("collected", None)
+        self.states[row].collected = 0
+
+    def mixes(self, row: int) -> bool:
+        """Whether weights can be averaged in a row: those that an adapter multiplies cannot."""
+        return self.states[row].adapter in ("full", "lora")
+
+    def can_average_adapters(self, row: int) -> bool:
+        """Whether a LoRA adapter and another one, that of the best validation, are on the same weights."""
+        state, here = self.states[row], self.rows[row]
+        if state.best_state is None or self.frozen or not here.on_best or here.best_factors is None:
+            return False
+        same = state.best_state[1:] == (state.adapter, state.rank) and state.adapter == "lora"
+        return same and here.factors is not None and not torch.equal(here.factors, here.best_factors)
+
+    def average_adapters(self, row: int) -> None:
+        """Give the adapter half of its weight and half of that of the best validation's, at the same rank."""
+        other = self.rows[row].best_factors
+        assert other is not None
+        average_factors(self.layout, self.rows[row].own_lora().values[0], other.clone(), self.states[row].rank)
+        self._begin_optimizer(row)
+
+    def _set_weights(self, row: int, effective: Tensor) -> None:
+        """Set the weights so that the effective ones, an adapter put in, are some others [P]."""
+        here = self.rows[row]
+        adapter = self.effective([row])[0] - here.weights
+        full = here.own_full()
+        full.values[0] = effective - adapter
+        if self._optimizer(row) == "schedule_free" and not self.has_own_adapter(row):
+            full.first[0] = full.values[0]
+
+    # Tokens
+
+    def words(self, row: int) -> Words:
+        """What is known of a row's tokens."""
+        task, kind = self.states[row].problem.task, self.interface.kind
+        labels: Labels = "next"
+        if kind == "classification":
+            labels = "sequence"
+        elif kind == "seq2seq":
+            labels = "target"
+        elif task.padded:
+            labels = "token"
+        return Words(self.config.vocab_size, labels, partial(self._neighbours, row), task.codec, task.synonyms)
+
+    def _neighbours(self, row: int, ids: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The tokens whose embeddings point the way of some others' most, [m, `NEIGHBOURS`]."""
+        table = torch.nn.functional.normalize(self._next_batch.embeddings(self.effective([row])[0]), dim=1)
+        wanted = torch.from_numpy(ids).to(self.device)
+        likeness = table[wanted] @ table.T
+        likeness[torch.arange(len(ids)), wanted] = -torch.inf
+        return likeness.topk(min(NEIGHBOURS, len(table) - 1), dim=1).indices.cpu().numpy()
