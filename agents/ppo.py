@@ -96,7 +96,7 @@ class Ppo(NetworkAgent):
                 imitate(model.policy, demonstrations, self.frames)
 
         learn(model, env, steps, run, warm_up, on_update, seed)
-        self.play(model.policy.actor(), space.actions)  # type: ignore[operator]
+        self.play(model.policy.actor(), space.actions, space.features)  # type: ignore[operator]
 
     def _model(self, env: VecEnv, space: Space, seed: int, gamma: float) -> MaskablePPO:
         from sb3_contrib import MaskablePPO

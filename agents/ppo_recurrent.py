@@ -93,4 +93,4 @@ class RecurrentPpo(NetworkAgent):
                 imitate_episodes(policy, demonstrations)
 
         learn(model, env, steps, run, warm_up, on_update, seed)
-        self.play(policy.actor(), space.actions)
+        self.play(policy.actor(), space.actions, space.features)

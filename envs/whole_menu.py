@@ -11,5 +11,7 @@ from llmo.registry import environments
 
 @environments.register("llmo/LanguageModel-Full-v0")
 def full_language_model() -> EnvSpec:
-    """Adapt a small language model to a domain of text, with every action of the package."""
-    return EnvSpec("llmo/LanguageModel-Full-v0", WHOLE_MENU, draw_rescaled_instance, build_problem)
+    """Adapt a small language model to a domain of text, with every action that can apply there."""
+    # Nothing is older than its sources.
+    menu = tuple(name for name in WHOLE_MENU if not name.startswith("replay"))
+    return EnvSpec("llmo/LanguageModel-Full-v0", menu, draw_rescaled_instance, build_problem)

@@ -82,7 +82,8 @@ class NetworkAgent(LearningAgent):
         """Load the policy.
 
         Raises:
-            LlmoError: There is none in the folder, or it was learned with fewer actions or other features.
+            LlmoError: There is none in the folder, or it was learned with features that are not seen here, or it knows
+                no action of the menu but `keep`.
         """
         super().bind(space)
         folder = self.policy or str(self.shipped or "")
@@ -92,10 +93,10 @@ class NetworkAgent(LearningAgent):
         actions, features, hidden = (stored.settings.get(name, ()) for name in ("actions", "features", "hidden"))
         if (kind := stored.settings.get("kind", "ppo")) != self.kind:
             raise LlmoError("policy", folder, f"one of the kind {self.kind}, not {kind}")
-        if features != list(space.features):
-            raise LlmoError("policy", folder, "one learned with the features of this version")
-        if not (isinstance(actions, list) and all(action in actions for action in space.actions)):
-            raise LlmoError("policy", folder, "one learned with all actions of the menu")
+        if not (isinstance(features, list) and set(features) <= set(space.features)):
+            raise LlmoError("policy", folder, "one learned with features that are seen here")
+        if not (isinstance(actions, list) and {"keep"} < set(actions) & set(space.actions)):
+            raise LlmoError("policy", folder, "one learned with actions of the menu")
         if not (isinstance(hidden, list) and 0 < len(hidden) <= 8 and all(width in range(1, 4097) for width in hidden)):
             raise LlmoError("hidden of policy", hidden, "a list of 1 to 8 widths from 1 to 4096")
         net = self.network(features, actions, hidden)
@@ -104,17 +105,20 @@ class NetworkAgent(LearningAgent):
         except RuntimeError as error:
             raise LlmoError("policy", folder, "one whose weights fit its settings") from error
         self.hidden = tuple(hidden)
-        self.play(net, actions)
+        self.play(net, actions, features)
 
-    def play(self, net: nn.Module, actions: Sequence[str]) -> None:
-        """Play a network from now on.
+    def play(self, net: nn.Module, actions: Sequence[str], features: Sequence[str]) -> None:
+        """Play a network from now on: of the features it sees those it knows, of the menu it takes what it knows.
 
         Args:
             net: As `network` gives them.
-            actions: Names of what it chooses among; all actions of the menu are among them.
+            actions: Names of what it chooses among.
+            features: Names of what it sees.
         """
         self.net = net
-        self._menu = [actions.index(action) for action in self.space.actions]
+        self._known = [action in actions for action in self.space.actions]
+        self._menu = [actions.index(action) if action in actions else 0 for action in self.space.actions]
+        self._seen = [self.space.features.index(feature) for feature in features]
 
     def act(
         self, observation: NDArray[np.float32], mask: NDArray[np.bool_], episode_start: NDArray[np.bool_]
@@ -122,9 +126,11 @@ class NetworkAgent(LearningAgent):
         """See `Agent.act`."""
         import torch
 
+        seen = torch.from_numpy(np.ascontiguousarray(observation[:, self._seen]))
         with torch.no_grad():
-            logits = self.logits(torch.from_numpy(observation), episode_start)[:, self._menu]
-        self._probabilities = logits.masked_fill(~torch.from_numpy(mask), -torch.inf).softmax(1).numpy()
+            logits = self.logits(seen, episode_start)[:, self._menu]
+        allowed = torch.from_numpy(mask & np.array(self._known))
+        self._probabilities = logits.masked_fill(~allowed, -torch.inf).softmax(1).numpy()
         return self._probabilities.argmax(1).astype(np.int64)
 
     def explain(self) -> list[str]:

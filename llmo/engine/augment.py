@@ -46,8 +46,9 @@ def _keys() -> dict[str, str]:
     for row, keys in enumerate(KEYBOARD):
         for at, key in enumerate(keys):
             found = keys[max(0, at - 1) : at] + keys[at + 1 : at + 2]
-            for other in KEYBOARD[max(0, row - 1) : row] + KEYBOARD[row + 1 : row + 2]:
-                found += other[max(0, at - 1) : at + 1]
+            # Each row is shifted to the right of the one above it.
+            found += "".join(above[at : at + 2] for above in KEYBOARD[max(0, row - 1) : row])
+            found += "".join(below[max(0, at - 1) : at + 1] for below in KEYBOARD[row + 1 : row + 2])
             near[key] = found
             near[key.upper()] = found.upper()
     return near

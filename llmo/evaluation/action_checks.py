@@ -18,8 +18,11 @@ from llmo.mdp.instances import Instance
 from llmo.mdp.population import Population, Snapshot
 from llmo.mdp.spec import EnvSpec, env_spec
 
-LONGEST = 40
-"""Steps of the walk through a run's states, on which an action must be allowed somewhere."""
+LONGEST = 40, 2
+"""Steps of the walk through a run's states, on which an action must be allowed somewhere: at most so many, or for a
+long menu so many for each action."""
+BUDGETS = 14
+"""Steps that an instance's budget pays for at least."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Walk:
 
     Attributes:
         population: Two slots with models of one shape.
-        moments: Of the first slot: before each step of a walk that takes every action of the menu as soon as it can.
+        moments: Of the first slot: before each step of a walk that takes every action of the menu as soon as it can,
+            until each has been allowed.
     """
 
     population: Population
@@ -81,13 +85,17 @@ def states(env: str) -> Walk:
     """A walk through the states of a run, the same for every action of an environment."""
     spec = env_spec(env)
     population = Population(spec, 2, executor="batched")
-    instance = _with_a_teacher(spec)
+    longest = max(LONGEST[0], LONGEST[1] * len(spec.menu))
+    instance = _with_a_teacher(spec, longest / BUDGETS)
     population.reset({0: instance, 1: instance})
     untaken, choose = set(range(len(spec.menu))), np.random.default_rng(0)
     moments: list[Snapshot] = []
-    while len(moments) < LONGEST and not population.episode(0).ended:
+    ever = np.zeros(len(spec.menu), bool)
+    while len(moments) < longest and not population.episode(0).ended and not ever.all():
         moments.append(population.snapshot(0))
-        allowed = np.flatnonzero(population.mask(0))
+        mask = population.mask(0)
+        ever |= mask
+        allowed = np.flatnonzero(mask)
         new = [action for action in allowed if action in untaken]
         action = int(choose.choice(new or allowed))
         untaken.discard(action)
@@ -95,12 +103,12 @@ def states(env: str) -> Walk:
     return Walk(population, tuple(moments))
 
 
-def _with_a_teacher(spec: EnvSpec) -> Instance:
+def _with_a_teacher(spec: EnvSpec, budget_scale: float) -> Instance:
     """The cheapest of some train instances on which nothing is closed, with room in its adapter, if it starts with one.
 
     It has a budget for the walk.
     """
-    found = [spec.draw("train", index, 3.0) for index in range(64)]
+    found = [spec.draw("train", index, budget_scale) for index in range(64)]
     whole = [instance for instance in found if not (instance.closed or instance.neutral)] or found
     taught = [instance for instance in whole if instance.teacher] or whole
     return min(taught, key=lambda instance: (instance.rank, instance.budget))
@@ -114,7 +122,9 @@ def _allowed_somewhere(action: Action, walk: Walk) -> Snapshot:
         allowed = action.allowed(run, 0)
         require(isinstance(allowed, bool | np.bool_), f"the answer is {allowed!r}")
         require_same(difference(moment, population.snapshot(0), "state"))
-        found = moment if allowed and found is None else found
+        if allowed:
+            found = moment
+            break
     require(found is not None, f"it is allowed in none of {len(walk.moments)} states of a run")
     assert found is not None
     return found

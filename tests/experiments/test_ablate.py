@@ -43,7 +43,7 @@ def policy(folder: Path, space: Space) -> str:
     agent = catalog.make_agent("ppo")
     assert isinstance(agent, NetworkAgent)
     agent.space = space
-    agent.play(agent.network(space.features, space.actions, agent.hidden), space.actions)
+    agent.play(agent.network(space.features, space.actions, agent.hidden), space.actions, space.features)
     agent.save(folder / "policy", {})
     return str(folder / "policy")
 
