@@ -36,6 +36,8 @@ class Measurement:
         learning_rate: Rate of the last optimizer step.
         teacher_loss: Validation loss of the external teacher; NaN without one.
         diverged: Whether a loss or gradient was NaN or Inf.
+        forgotten: How far the validation loss of an earlier phase of the data lies above its lowest, as a log ratio, of
+            the phase where that is most; NaN where no data have shifted.
         registers: Validation loss of what each of the three registers holds; NaN for an empty one.
     """
 
@@ -58,6 +60,7 @@ class Measurement:
     learning_rate: float
     teacher_loss: float
     diverged: bool
+    forgotten: float = math.nan
     registers: Triple = (math.nan, math.nan, math.nan)
 
     def __eq__(self, other: object) -> bool:

@@ -144,6 +144,7 @@ def _more_features() -> tuple[Feature, ...]:
         features.append(Feature(f"adapter_{kind}", "menu", meaning, read.adapter(kind)))
     features += [
         Feature("frozen", "menu", "lowest layers that are not trained, over 2", lambda h: h.hyperparameters.frozen / 2),
+        Feature("forgotten", "menu", "10 log(loss of an earlier phase / its lowest), where it is most", read.forgotten),
         Feature("anchored", "menu", "whether weights are held", lambda h: float(h.hyperparameters.anchored)),
     ]
     for register in range(3):

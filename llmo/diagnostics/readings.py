@@ -179,6 +179,11 @@ def adapter(kind: str) -> Reading:
     return lambda h: float(h.adapter == kind)
 
 
+def forgotten(h: History) -> float:
+    """How much of an earlier phase has been forgotten."""
+    return 10 * h.last.forgotten
+
+
 def register(h: History, index: int) -> float:
     """Loss of what a register holds over the validation loss."""
     return 20 * log_ratio(h.last.registers[index], h.last.validation_loss)

@@ -42,6 +42,7 @@ def measurement(state: State, interval: Sums) -> Measurement:
         learning_rate=interval.learning_rate,
         teacher_loss=state.teacher_loss,
         diverged=state.diverged,
+        forgotten=state.forgotten,
         registers=_triple(np.array([_saved_loss(state, name) for name in "123"])),
     )
 

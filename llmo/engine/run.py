@@ -209,8 +209,15 @@ class Run(Changes):
             tasks = [self.states[row].problem.task for row in part]
             inputs = torch.stack([task.validation.inputs for task in tasks]).to(self.device)
             labels = torch.stack([task.validation.labels for task in tasks]).to(self.device)
-            losses = self._score(part[0], self.effective(part), inputs, labels)
-            for row, loss in zip(part, losses.tolist(), strict=True):
+            weights, phases = self.effective(part), tasks[0].phases
+            losses = [
+                self._score(part[0], weights, ids, targets)
+                for ids, targets in zip(inputs.chunk(phases, 1), labels.chunk(phases, 1), strict=True)
+            ]
+            for row, *apart in zip(part, *(loss.tolist() for loss in losses), strict=True):
+                loss = sum(apart) / phases
+                if phases > 1:
+                    self.states[row].note_phases(apart)
                 self.states[row].charge(self.evaluation_cost(row))
                 measurements.append(self._close(row, loss))
         return measurements

@@ -99,6 +99,7 @@ class State:
         averaged_steps: Optimizer steps in the averaged weights.
         collected: Ends of intervals in the mean of stochastic weight averaging; 0 while there is none.
         registers: What was saved by name: settings, adapter, rank and validation loss.
+        phase_losses: Last validation loss of each phase of data that shift, and the lowest so far of those begun.
         diverged: Whether a loss or gradient was NaN or Inf; such a row trains no further.
         schedule: Sets the rate instead of the hyperparameters; None for no schedule.
         interval: Sums since the last evaluation.
@@ -121,6 +122,7 @@ class State:
     averaged_steps: int = 0
     collected: int = 0
     registers: dict[str, Saved] = field(default_factory=dict)
+    phase_losses: tuple[tuple[float, float], ...] = ()
     diverged: bool = False
     schedule: Schedule | None = None
     interval: Sums = field(default_factory=Sums)
@@ -156,6 +158,27 @@ class State:
         if self.schedule is not None:
             return default_rate * self.schedule(share)
         return self.hyperparameters.rate_at(share)
+
+    @property
+    def phase(self) -> int:
+        """How many times the materials have changed."""
+        return sum(since <= self.share for since, _ in self.problem.roles) - 1
+
+    def note_phases(self, losses: list[float]) -> None:
+        """Note the validation loss of each phase."""
+        before = [best for _, best in self.phase_losses] or [math.inf] * len(losses)
+        begun = range(self.phase + 1)
+        self.phase_losses = tuple(
+            (loss, min(loss, best) if phase in begun else math.inf)
+            for phase, (loss, best) in enumerate(zip(losses, before, strict=True))
+        )
+
+    @property
+    def forgotten(self) -> float:
+        """Log ratio of an earlier phase's loss to its lowest, of the phase where it is largest; NaN without one."""
+        earlier = self.phase_losses[: self.phase]
+        logs = [math.log(loss / best) if 0 < best and loss < math.inf else math.nan for loss, best in earlier]
+        return max(logs, default=math.nan)
 
     def charge(self, flops: float) -> None:
         """Spend some of the budget."""

@@ -31,6 +31,8 @@ SHAPES = {
 TOKENS = 32
 BATCH = 2
 VALIDATION_SEQUENCES, TEST_SEQUENCES = 32, 128
+PHASED_VALIDATION, PHASED_TEST = 30, 120
+"""The same where the data shift: two or three phases have equal parts."""
 TEXT_GROUPS = 8
 """Stretches that each held-out text is cut into; instances of different stretches share no validation or test text."""
 STEPS = (14, 24)
@@ -98,6 +100,7 @@ class Instance:
         target_modules: Names of the linear layers that the adapter is on, as PEFT has them; empty for all of them.
         weight_scale: Factor on the weights that leaves what the model computes as it is; see `problem.py`.
         task: What is learned: ``causal_lm``, or what `llmo/mdp/labelled_instances.py` has.
+        phases: Domain of each phase where the data shift; empty where they do not.
     """
 
     part: str
@@ -122,6 +125,7 @@ class Instance:
     target_modules: tuple[str, ...] = ()
     weight_scale: float = 1.0
     task: str = "causal_lm"
+    phases: tuple[str, ...] = ()
 
     @property
     def base_model(self) -> str:

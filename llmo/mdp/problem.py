@@ -15,7 +15,16 @@ from llmo.engine.layout import FactorLayout, Layout
 from llmo.engine.models import build_model, load_pretrained
 from llmo.engine.state import Problem
 from llmo.hyperparameters import Hyperparameters, default_learning_rate
-from llmo.mdp.instances import BATCH, TEST_SEQUENCES, TEXT_GROUPS, TOKENS, VALIDATION_SEQUENCES, Instance
+from llmo.mdp.instances import (
+    BATCH,
+    PHASED_TEST,
+    PHASED_VALIDATION,
+    TEST_SEQUENCES,
+    TEXT_GROUPS,
+    TOKENS,
+    VALIDATION_SEQUENCES,
+    Instance,
+)
 from llmo.mdp.materials import Source
 from llmo.tasks.causal_lm import CausalLM
 from llmo.tasks.own_text import FILES, cell_tokens
@@ -30,11 +39,18 @@ def build_problem(instance: Instance) -> Problem:
     rng = np.random.default_rng(instance.seed)
     group = int(instance.text_group.rpartition("/")[2])
     materials = {source: _material(rng, source, instance.part) for source in dict.fromkeys(instance.sources)}
+    domains = instance.phases or (instance.domain,)
+
+    def held_out(split: str, count: int) -> NDArray[np.int64]:
+        each = count // len(domains)
+        return np.concatenate([_windows(rng, (domain, instance.part, split), group, each) for domain in domains])
+
     task = CausalLM(
         tuple(materials[source] for source in instance.sources),
-        _windows(rng, (instance.domain, instance.part, "validation"), group, VALIDATION_SEQUENCES),
-        _windows(rng, (instance.domain, instance.part, "test"), group, TEST_SEQUENCES),
+        held_out("validation", PHASED_VALIDATION if instance.phases else VALIDATION_SEQUENCES),
+        held_out("test", PHASED_TEST if instance.phases else TEST_SEQUENCES),
     )
+    task.phases = len(domains)
     task.codec = load_tokenizer()
     weights, parameters = _start(rng, instance)
     default = default_learning_rate(parameters, instance.start, "lora" if instance.rank else "full")

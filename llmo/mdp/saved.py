@@ -66,6 +66,7 @@ def unpack(
     fields["hyperparameters"] = Hyperparameters(**fields["hyperparameters"])
     fields["best_state"] = None if best is None else (Hyperparameters(**best[0]), best[1], best[2])
     fields["registers"] = {name: (Hyperparameters(**one[0]), *one[1:]) for name, one in fields["registers"].items()}
+    fields["phase_losses"] = tuple(map(tuple, fields["phase_losses"]))
     fields["interval"] = Sums(**_arrays(fields["interval"]))
     state = State(
         dataclasses.replace(problem, weights=problem.weights.new_empty(0)), schedule=schedule, **_arrays(fields)

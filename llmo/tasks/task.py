@@ -50,11 +50,12 @@ class Task(ABC):
     Attributes:
         validation: Examples of the validation split, [V, T].
         test: Examples of the test split, [S, T].
-        sources: The three materials: arrays, or tuples of arrays.
+        sources: The materials, three or three for each phase: arrays, or tuples of arrays.
         sizes: Tokens in each of them.
         tokens: T, the length of a sequence.
         positions: P, how many predictions a sequence is asked for.
         padded: Whether labels may be `IGNORED`; all tasks of a class are alike.
+        phases: In how many equal parts the held-out examples lie, one for each phase of data that shift.
         codec: Turns its tokens into text and back; None where nothing does.
         synonyms: Words with what may stand for them, as a user has given them.
     """
@@ -66,6 +67,7 @@ class Task(ABC):
     tokens: int
     positions: int
     padded: ClassVar[bool] = False
+    phases: int = 1
     codec: Codec | None = None
     synonyms: Mapping[str, tuple[str, ...]] = {}
 
