@@ -88,16 +88,26 @@ class Reflection(Rule[Notes]):
 
 
 def _remedies(cause: str, view: View) -> Iterator[str]:
-    """What may help against a cause, the likeliest first."""
-    if cause == "optimisation":
-        yield "rate_x0.5" if view.value("rate") > -0.3 else "rate_default"
-    elif cause == "overfitting":
-        yield from ("regularise_more", "augment_mask", "augment_noise", "distil_averaged", "adapter_lora")
-    elif cause == "data":
-        yield "source_tracking"
-        gaps = [abs(gap) for gap in view.source_gaps]
-        yield f"source_{gaps.index(min(gaps)) + 1}"
-    elif cause == "capacity":
-        if view.value("teacher_gap") > 0:
-            yield "distil_teacher"
-        yield from ("adapter_full", "adapter_rank_up", "rate_x2", "load_averaged", "regularise_less")
+    """What may help against a cause, the likeliest first; where the menu is the core, what it has of them."""
+    match cause:
+        case "instability":
+            yield "rate_x0.5" if view.value("rate") > -0.3 else "rate_default"
+            yield from ("clip_more", "load_averaged")
+        case "optimisation":
+            yield from ("rate_default", "rate_x2")
+        case "overfitting":
+            yield from ("regularise_more", "augment_mask", "augment_noise", "distil_averaged", "adapter_lora")
+            yield from ("smooth_more", "perturb_noise", "freeze_more")
+        case "data quantity":
+            yield from ("augment_noise", "augment_mask", "augment_swap", "regularise_more", "distil_averaged")
+        case "data quality":
+            yield "source_tracking"
+            gaps = [abs(gap) for gap in view.source_gaps]
+            yield f"source_{gaps.index(min(gaps)) + 1}"
+            yield from ("select_clean", "distil_averaged")
+        case "forgetting":
+            yield from ("replay_more", "anchor_set", "rate_x0.5", "soup_load")
+        case "capacity":
+            if view.value("teacher_gap") > 0:
+                yield "distil_teacher"
+            yield from ("adapter_full", "adapter_rank_up", "rate_x2", "load_averaged", "regularise_less")

@@ -217,7 +217,7 @@ def test_reflection_repairs_the_rate_and_rolls_back_what_did_not_pay() -> None:
     data = {"source_1_gap": 0.9, "spent": -0.5}
     assert player.act(base_rate=1.3, rate=1.3) == "rate_default"
     assert player.act(**data) == "source_tracking"
-    assert player.why.startswith("data: ")
+    assert player.why.startswith("data quality: ")
     assert player.act(best_gap=1.0, **data) == "keep"
     assert player.act(best_gap=1.0, **data) == "rollback"
     assert "source_tracking did not pay: the loss is 5.0% above its best" in player.why
@@ -239,8 +239,9 @@ def test_reflection_keeps_what_paid_and_decays_in_the_end() -> None:
         ({"best_gap": 1.0}, "rate_x0.5"),
         ({"rate": -1.0}, "rate_default"),
         ({"train_gap": -0.6, "gain_2": -0.1}, "regularise_more"),
-        ({"stalled": 1.0, "teacher_gap": 0.3}, "distil_teacher"),
-        ({"stalled": 1.0, "teacher_gap": -0.3}, "adapter_full"),
+        ({"spent": -0.2, "gain_total": 1.0, "teacher_gap": 0.3}, "distil_teacher"),
+        ({"spent": -0.2, "gain_total": 1.0, "teacher_gap": -0.3}, "adapter_full"),
+        ({"spent": -0.2, "gain_total": 1.0, "norm_trend": -0.3}, "source_tracking"),
         ({"gain_4": 1.0}, "keep"),
     ],
 )
