@@ -96,6 +96,7 @@ def table(content: Mapping[str, Any]) -> str:
         f"| | {' | '.join(CAUSES)} |",
         f"| --- |{' --- |' * len(CAUSES)}",
     ]
-    for cause, found in content["matrix"].items():
+    for cause in CAUSES:
+        found = content["matrix"][cause]
         lines.append(f"| {cause} | {' | '.join(str(found.get(name, '')) for name in CAUSES)} |")
     return "\n".join(lines)

@@ -29,7 +29,7 @@ def plot_effects(content: Mapping[str, Any], path: Path, horizon: str = "all") -
     overall = groups.get("all", {})
     rows = sorted((name for name in overall if name != "keep"), key=lambda name: -overall[name]["mean"])
     values = np.array([[groups[column].get(row, {}).get("mean", np.nan) for column in columns] for row in rows])
-    figure = new_figure(2.6 + 0.95 * len(columns), 1.6 + 0.2 * len(rows))
+    figure = new_figure(5.0 + 0.75 * len(columns), 2.4 + 0.2 * len(rows))
     axes = figure.subplots()
     picture = axes.imshow(values, cmap="PuOr_r", vmin=-LIMIT, vmax=LIMIT, aspect="auto")
     for place, (row, column) in enumerate((row, column) for row in rows for column in columns):
@@ -64,7 +64,7 @@ def plot_confusion(content: Mapping[str, Any], path: Path) -> None:
         content: Of `causes.json`.
         path: Where the PNG goes.
     """
-    planted, named = list(content["matrix"]), list(CAUSES)
+    planted, named = [cause for cause in CAUSES if cause in content["matrix"]], list(CAUSES)
     counts = np.array([[content["matrix"][row].get(column, 0) for column in named] for row in planted])
     figure = new_figure(7.5, 5.6)
     axes = figure.subplots()
