@@ -13,7 +13,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("llmo needs Python 3.11 or newer" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt hatchling editables
-	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev,own,ray,rivals,tune]'
+	$(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e '.[dev,own,privacy,ray,rivals,tune]'
 	touch $(STAMP)
 
 test: venv

@@ -15,4 +15,5 @@ from llmo.registry import environments
 @environments.register("llmo/Continual-v0")
 def continual() -> EnvSpec:
     """Learn one domain of text after the other, and forget none."""
-    return EnvSpec("llmo/Continual-v0", WHOLE_MENU, draw_continual_instance, build_problem)
+    menu = tuple(name for name in WHOLE_MENU if not name.startswith(("clean", "pseudo", "noise")))
+    return EnvSpec("llmo/Continual-v0", menu, draw_continual_instance, build_problem)

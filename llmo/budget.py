@@ -133,7 +133,8 @@ def _count_inputs(config: str, model_type: str, tokens: int, kind: Kind, positio
     model, made = _model(config, model_type, kind)
     model.requires_grad_(False)
     given = Interface(made, kind).arguments(torch.zeros(1, tokens, dtype=torch.long), positions)
-    embedded = model.get_input_embeddings()(given.pop("input_ids")).requires_grad_()
+    # As a hook, because some classes want to see the ids.
+    model.get_input_embeddings().register_forward_hook(lambda _module, _inputs, output: output.requires_grad_())
     with FlopCounterMode(display=False) as counter:
-        model(inputs_embeds=embedded, **given).logits.sum().backward()
+        model(**given).logits.sum().backward()
     return float(counter.get_total_flops())

@@ -34,6 +34,9 @@ LEVELS: dict[str, tuple[float, ...]] = {
     "strength": (0.5, 1.0, 2.0),
     "temperature": (1.0, 2.0, 4.0),
     "replay": (0.0, 0.15, 0.3, 0.5),
+    "generated": (0.0, 0.15, 0.3),
+    "sparsity": (0.0, 0.3, 0.5, 0.7, 0.9),
+    "noise": (0.5, 0.7, 1.0, 1.4, 2.0, 2.8),
 }
 """Values of the hyperparameters that are turned one level at a time."""
 ADAPTER_FACTORS: dict[Adapter, float] = {"full": 1.0, "lora": 2.0, "dora": 2.0, "ia3": 5.0}
@@ -51,8 +54,8 @@ et al. 2023 advise a third to a tenth).
 class Hyperparameters:
     """The settings of one training run; actions return a changed copy (`dataclasses.replace`).
 
-    Those from `extra_decay` on are turned by the whole menu only (`llmo/actions/menu.py`); `momentum`, `memory`,
-    `clipping`, `accumulation`, `smoothing`, `strength`, `temperature` and `replay` are indices into `LEVELS`.
+    Those from `extra_decay` on are turned by the whole menu only (`llmo/actions/menu.py`); those that `LEVELS` has are
+    indices into it.
 
     Attributes:
         learning_rate: The optimizer's rate before any decay, per optimizer step; positive.
@@ -77,6 +80,13 @@ class Hyperparameters:
         perturbation: What is done to the embedded inputs, or by way of them.
         frozen: How many of the lowest layers are not trained: the embeddings are the first, then the blocks.
         anchored: Whether weights are held near those of the moment that was chosen for it.
+        generated: Share of the sequences that the model itself has written.
+        pseudo_labels: Whether confident predictions of the best weights stand for the labels that were given.
+        without_duplicates: Whether near-duplicates are left out.
+        without_broken: Whether text that was decoded wrongly is left out.
+        sparsity: Share of the matrices' weights that is zero.
+        quantised: Whether the linear layers lie on a grid of eight bits.
+        noise: Standard deviation of the noise of private training, over the norm that gradients are clipped to.
     """
 
     learning_rate: float
@@ -101,6 +111,13 @@ class Hyperparameters:
     perturbation: Perturbation = "off"
     frozen: int = 0
     anchored: bool = False
+    generated: int = 0
+    pseudo_labels: bool = False
+    without_duplicates: bool = False
+    without_broken: bool = False
+    sparsity: int = 0
+    quantised: bool = False
+    noise: int = 2
 
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate < float("inf"):

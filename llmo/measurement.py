@@ -38,6 +38,8 @@ class Measurement:
         diverged: Whether a loss or gradient was NaN or Inf.
         forgotten: How far the validation loss of an earlier phase of the data lies above its lowest, as a log ratio, of
             the phase where that is most; NaN where no data have shifted.
+        privacy: Share of the budget of privacy that is spent; NaN where training is not private.
+        size: Bytes of the weights over those of dense float32 ones, in (0, 1].
         registers: Validation loss of what each of the three registers holds; NaN for an empty one.
     """
 
@@ -61,6 +63,8 @@ class Measurement:
     teacher_loss: float
     diverged: bool
     forgotten: float = math.nan
+    privacy: float = math.nan
+    size: float = 1.0
     registers: Triple = (math.nan, math.nan, math.nan)
 
     def __eq__(self, other: object) -> bool:

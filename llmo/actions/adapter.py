@@ -28,8 +28,9 @@ class AdapterFull(Action):
     """Merge the adapter and train all weights."""
 
     def allowed(self, run: Run, row: int) -> bool:
-        """While an adapter is on."""
-        return run.states[row].rank > 0
+        """While an adapter is on, and what it is on can be trained."""
+        state = run.states[row]
+        return state.rank > 0 and not state.hyperparameters.quantised
 
     def apply(self, run: Run, row: int) -> None:
         """See the class."""
@@ -41,8 +42,9 @@ class AdapterMerge(Action):
     """Merge the adapter into the base and start a fresh one (ReLoRA, Lialin et al. 2023)."""
 
     def allowed(self, run: Run, row: int) -> bool:
-        """While an adapter is on."""
-        return run.states[row].rank > 0
+        """While an adapter is on, and what it is on can be trained."""
+        state = run.states[row]
+        return state.rank > 0 and not state.hyperparameters.quantised
 
     def apply(self, run: Run, row: int) -> None:
         """See the class."""
@@ -73,8 +75,10 @@ class FreshAdapter(Action):
     adapter: Adapter
 
     def allowed(self, run: Run, row: int) -> bool:
-        """While something else is trained, on weights of its own."""
-        return not run.frozen and run.ranks is None and run.states[row].adapter != self.adapter
+        """While something else is trained, on weights of its own, which can be trained."""
+        state = run.states[row]
+        own = not run.frozen and run.ranks is None and not state.hyperparameters.quantised
+        return own and state.adapter != self.adapter
 
     def apply(self, run: Run, row: int) -> None:
         """See the class."""

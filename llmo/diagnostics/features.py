@@ -6,6 +6,7 @@ so they are ratios, slopes, cosines and shares (as in LHOPT, Tang et al. 2021), 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -125,7 +126,8 @@ _MORE_MODES = {
 }
 MORE_FAMILIES = (
     "decay", "dropout", "momentum", "memory", "clip", "batch", "smooth", "warm", "optimizer", "select", "freeze",
-    "perturb", "swa", "soup", "anchor", "replay", "save", "load", "swap",
+    "perturb", "swa", "soup", "anchor", "replay", "save", "load", "swap", "clean", "write", "written", "pseudo",
+    "prune", "quantise", "noise",
 )  # fmt: skip
 """How the names begin of actions that only the whole menu has."""
 
@@ -145,8 +147,12 @@ def _more_features() -> tuple[Feature, ...]:
     features += [
         Feature("frozen", "menu", "lowest layers that are not trained, over 2", lambda h: h.hyperparameters.frozen / 2),
         Feature("forgotten", "menu", "10 log(loss of an earlier phase / its lowest), where it is most", read.forgotten),
-        Feature("anchored", "menu", "whether weights are held", lambda h: float(h.hyperparameters.anchored)),
+        Feature("privacy", "menu", "share of the budget of privacy that is spent", lambda h: h.last.privacy),
+        Feature("size", "menu", "log(bytes of the weights / those in float32)", lambda h: math.log(h.last.size)),
     ]
+    for flag in ("anchored", "pseudo_labels", "without_duplicates", "without_broken", "quantised"):
+        meaning = f"whether {flag} is on"
+        features.append(Feature(flag, "menu", meaning, read.setting(flag, True)))
     for register in range(3):
         meaning = f"20 log(loss saved in register {register + 1} / validation loss); 0 for an empty one"
         features.append(Feature(f"register_{register + 1}", "menu", meaning, partial(read.register, index=register)))

@@ -67,6 +67,7 @@ class Words:
         neighbours: Tokens, [m], to those that mean about the same, [m, `NEIGHBOURS`].
         codec: Turns tokens into text and back; None where nothing does.
         synonyms: Words with what may stand for them, a user's; they go before neighbours.
+        pads: Whether the model knows `PADDING`; else a sequence's last token stands for it.
     """
 
     vocabulary: int
@@ -74,6 +75,7 @@ class Words:
     neighbours: Callable[[Ids], Ids] | None = None
     codec: Codec | None = None
     synonyms: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    pads: bool = True
 
     def can(self, augmentation: Augmentation) -> bool:
         """Whether sequences can be changed so."""
@@ -199,7 +201,8 @@ def _edit_tokens(
             # A language model has a label everywhere: what is missing at the end begins again at the beginning.
             tokens, origin = np.resize(tokens, length), np.resize(origin, length)
         missing = max(0, length - len(tokens))
-        edited[row] = np.pad(tokens[:length], (0, missing), constant_values=PADDING)
+        padding = PADDING if words.pads else sequences[row][-1]
+        edited[row] = np.pad(tokens[:length], (0, missing), constant_values=padding)
         origins[row] = np.pad(origin[:length], (0, missing), constant_values=-1)
     return edited, origins
 

@@ -55,6 +55,7 @@ def draw_batches(
     roles: NDArray[np.int64],
     replay: float = 0.0,
     old: Sequence[Sequence[int]] = (),
+    places: Sequence[NDArray[np.int64]] | None = None,
 ) -> tuple[NDArray[np.int64], NDArray[Any], NDArray[np.int64]]:
     """Training batches of one replica.
 
@@ -67,6 +68,7 @@ def draw_batches(
         roles: Which material each slot holds at each step, [S, 3].
         replay: Share of the sequences that come from materials which no slot holds any more.
         old: Those materials at each step, [S].
+        places: Of each material, where sequences may be drawn from; None for anywhere.
 
     Returns:
         Token ids [S, B, T], labels [S, B, P] and the slot of each sequence [S, B]: -1 for one that is replayed.
@@ -82,5 +84,6 @@ def draw_batches(
             materials[step, again] = [known[int(x / replay * len(known))] for x in u[step, again]]
             slots[step, again] = -1
     where = uniform(seeds, steps, WINDOW, batch)
-    inputs, labels = task.draw(materials.reshape(-1), where.reshape(-1))
+    given = () if places is None else (places,)
+    inputs, labels = task.draw(materials.reshape(-1), where.reshape(-1), *given)
     return inputs.reshape(len(steps), batch, -1), labels.reshape(len(steps), batch, -1), slots

@@ -2,26 +2,22 @@
 
 from __future__ import annotations
 
-from functools import partial
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from llmo.engine.adapter_kinds import KINDS, average_factors, shrink
 from llmo.engine.adapters import adapted, grow
-from llmo.engine.augment import NEIGHBOURS, Labels, Words
+from llmo.engine.compressing import prune, pruned, quantise, relative_size
 from llmo.engine.layout import MAX_RANK
 from llmo.engine.other_optimizers import begin
-from llmo.engine.replicas import Replicas
+from llmo.engine.own_data import OwnData
 from llmo.errors import LlmoError
 from llmo.hyperparameters import Adapter, Hyperparameters, Optimizer
 
 FRESH_RANK = 4
 
 
-class Changes(Replicas):
+class Changes(OwnData):
     """N replicas of one model that can be changed; see `Replicas` for the arguments."""
 
     # The optimizer and the adapter
@@ -68,6 +64,9 @@ class Changes(Replicas):
             return
         merged, full = self.effective([row])[0], self.rows[row].own_full()
         self.rows[row].drop_adapter()
+        if state.hyperparameters.sparsity:
+            # An adapter fills in what was pruned.
+            merged = merged.masked_fill(pruned(full.values[0], self._matrices), 0.0)
         full.values[0] = merged
         begin(full, 0, self._optimizer(row))
         self._keep_relative_rate(row, "full")
@@ -189,8 +188,9 @@ class Changes(Replicas):
         self.states[row].collected = 0
 
     def mixes(self, row: int) -> bool:
-        """Whether weights can be averaged in a row: those that an adapter multiplies cannot."""
-        return self.states[row].adapter in ("full", "lora")
+        """Whether weights can be averaged in a row: those that an adapter multiplies cannot, nor those on a grid."""
+        state = self.states[row]
+        return state.adapter in ("full", "lora") and not state.hyperparameters.quantised
 
     def can_average_adapters(self, row: int) -> bool:
         """Whether a LoRA adapter and another one, that of the best validation, are on the same weights."""
@@ -213,27 +213,31 @@ class Changes(Replicas):
         adapter = self.effective([row])[0] - here.weights
         full = here.own_full()
         full.values[0] = effective - adapter
+        if self.states[row].hyperparameters.sparsity:
+            self._prune(row)
         if self._optimizer(row) == "schedule_free" and not self.has_own_adapter(row):
             full.first[0] = full.values[0]
 
-    # Tokens
+    # Smaller weights
 
-    def words(self, row: int) -> Words:
-        """What is known of a row's tokens."""
-        task, kind = self.states[row].problem.task, self.interface.kind
-        labels: Labels = "next"
-        if kind == "classification":
-            labels = "sequence"
-        elif kind == "seq2seq":
-            labels = "target"
-        elif task.padded:
-            labels = "token"
-        return Words(self.config.vocab_size, labels, partial(self._neighbours, row), task.codec, task.synonyms)
+    def prune_more(self, row: int) -> None:
+        """Set more of the smallest weights to zero, where they stay."""
+        self.change(row, sparsity=self.states[row].hyperparameters.sparsity + 1)
+        self._prune(row)
 
-    def _neighbours(self, row: int, ids: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The tokens whose embeddings point the way of some others' most, [m, `NEIGHBOURS`]."""
-        table = torch.nn.functional.normalize(self._next_batch.embeddings(self.effective([row])[0]), dim=1)
-        wanted = torch.from_numpy(ids).to(self.device)
-        likeness = table[wanted] @ table.T
-        likeness[torch.arange(len(ids)), wanted] = -torch.inf
-        return likeness.topk(min(NEIGHBOURS, len(table) - 1), dim=1).indices.cpu().numpy()
+    def _prune(self, row: int) -> None:
+        values = self.rows[row].own_full().values[0]
+        prune(values, self._matrices, self.states[row].hyperparameters.level("sparsity"))
+
+    def quantise(self, row: int) -> None:
+        """Round the linear layers to eight bits and train a LoRA adapter on them from now on."""
+        quantise(self.layout, self.rows[row].own_full().values[0])
+        self.fresh_adapter(row)
+        self.change(row, quantised=True)
+
+    def size(self, row: int) -> float:
+        """Bytes of the weights over those of dense float32 ones; an adapter is not counted."""
+        settings = self.states[row].hyperparameters
+        if not (settings.sparsity or settings.quantised):
+            return 1.0
+        return relative_size(self.layout, self.rows[row].weights, self._matrices, settings.quantised)

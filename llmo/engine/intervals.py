@@ -16,7 +16,10 @@ from llmo.engine.layout import ALIGNED
 from llmo.engine.optimizer import CLIP_NORM
 from llmo.engine.selecting import candidates
 from llmo.engine.state import State
+from llmo.engine.streams import GENERATED, uniform
 from llmo.engine.vectors import WHOLE, Whole
+from llmo.hyperparameters import Hyperparameters
+from llmo.tasks.cleaning import Rule, places_left
 
 SAMPLED_FROM, EVERY = 2**17, 17
 """Weights from which a model is compared on a sample: one cache line in so many, a prime that no width has."""
@@ -54,7 +57,9 @@ class Interval:
         return len(self.rates)
 
 
-def draw_interval(row: int, state: State, steps: int, cost: float, default_rate: float, words: Words) -> Interval:
+def draw_interval(
+    row: int, state: State, steps: int, cost: float, default_rate: float, words: Words, generated: Tensor | None = None
+) -> Interval:
     """The next interval of a row.
 
     Args:
@@ -64,6 +69,7 @@ def draw_interval(row: int, state: State, steps: int, cost: float, default_rate:
         cost: FLOPs of a step.
         default_rate: What a schedule multiplies.
         words: What is known of the tokens.
+        generated: What the model itself has written, [G, T + 1]; None for nothing.
     """
     problem = state.problem
     shares = [min(1.0, (state.spent + step * cost) / problem.budget) for step in range(steps)]
@@ -80,12 +86,27 @@ def draw_interval(row: int, state: State, steps: int, cost: float, default_rate:
         roles,
         settings.level("replay"),
         [state.old_at(share) for share in shares] if settings.replay else (),
+        places_left(problem.task, left_out(settings)),
     )
     strength = settings.level("strength")
     inputs, labels = augment(inputs, labels, settings.augmentation, strength, seeds, cursors, words)
+    if settings.generated and generated is not None:
+        u = uniform(seeds, cursors, GENERATED, inputs.shape[1])
+        share = settings.level("generated")
+        own = np.nonzero(u < share)
+        # Below the share, the number says which.
+        written = generated.cpu().numpy()[(u[own] / share * len(generated)).astype(np.int64)]
+        inputs, labels = inputs.copy(), labels.copy()
+        inputs[own], labels[own], slots[own] = written[:, :-1], written[:, 1:], -1
     rates = [state.rate_at(share, default_rate) for share in shares]
     ids, targets = (torch.from_numpy(np.ascontiguousarray(array)) for array in (inputs, labels))
     return Interval(row, state.cursor, ids, targets, slots, rates, cost)
+
+
+def left_out(settings: Hyperparameters) -> tuple[Rule, ...]:
+    """By which rules sequences are left out."""
+    rules: dict[Rule, bool] = {"duplicates": settings.without_duplicates, "broken": settings.without_broken}
+    return tuple(rule for rule, on in rules.items() if on)
 
 
 def tally(

@@ -6,6 +6,7 @@ different length leave no bubble. One lane trains in place, several train on cop
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
@@ -75,6 +76,9 @@ class Lane:
         settings = self.state.hyperparameters
         self.betas = settings.level("momentum"), settings.level("memory")
         self.clip, self.together = settings.level("clipping"), int(settings.level("accumulation"))
+        if self.state.problem.privacy is not None:
+            # Each sequence's gradient has been clipped already.
+            self.clip = math.inf
 
     @property
     def optimizer(self) -> Optimizer:
@@ -85,7 +89,8 @@ class Lane:
     def rare(self) -> bool:
         """Whether its gradients go another way than straight to AdamW."""
         settings = self.state.hyperparameters
-        return self.together > 1 or self.begin > 0 or settings.anchored or settings.optimizer != "adamw"
+        special = self.together > 1 or self.begin > 0 or settings.anchored or settings.sparsity > 0
+        return special or settings.optimizer != "adamw"
 
     @property
     def unlike_drawn(self) -> bool:
@@ -204,6 +209,9 @@ class Lanes:
             self._rows[lane.interval.row].write(full, lora, self.averaged, place)
         losses, norms = torch.stack(lane.losses), torch.stack(lane.norms)
         interval = replace(lane.interval, slots=np.stack(lane.slots)) if lane.slots else lane.interval
+        if lane.state.problem.privacy is not None:
+            noise, taken = lane.state.hyperparameters.level("noise"), lane.state.private_steps
+            taken[noise] = taken.get(noise, 0) + lane.step
         tally(lane.state, interval, losses.double().cpu().numpy(), norms.double().cpu().numpy(), lane.clip)
         sums = lane.state.interval
         sums.update_ratio = update_ratio(lane.before, sampled(after), lane.counted, lane.vectors)

@@ -12,12 +12,13 @@ from llmo.engine.state import State, Sums
 from llmo.measurement import Measurement, Triple
 
 
-def measurement(state: State, interval: Sums) -> Measurement:
+def measurement(state: State, interval: Sums, size: float = 1.0) -> Measurement:
     """What a row's interval measured.
 
     Args:
         state: The row after its validation pass.
         interval: The sums that it closed.
+        size: Bytes of its weights over those of dense float32 ones.
     """
     counts = interval.source_count
     steps = max(1, interval.steps)
@@ -43,6 +44,8 @@ def measurement(state: State, interval: Sums) -> Measurement:
         teacher_loss=state.teacher_loss,
         diverged=state.diverged,
         forgotten=state.forgotten,
+        privacy=state.privacy_spent,
+        size=size,
         registers=_triple(np.array([_saved_loss(state, name) for name in "123"])),
     )
 

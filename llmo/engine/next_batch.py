@@ -17,10 +17,14 @@ from llmo.engine.perturbing import PASSES, against, noise, swapped
 from llmo.engine.selecting import choose, sequence_losses
 from llmo.engine.soft_targets import SoftTargets
 from llmo.engine.streams import EMBEDDING, uniform
-from llmo.kinds import Interface
+from llmo.kinds import IGNORED, Interface
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+
+CONFIDENCE = 0.9
+"""Probability from which a prediction stands for a label."""
 
 
 class NextBatch:
@@ -32,6 +36,9 @@ class NextBatch:
         interface: How it is called.
         blocks: L, its repeated blocks.
         device: Where the rows lie.
+
+    Attributes:
+        rare: Runs passes of rare shapes.
     """
 
     def __init__(
@@ -40,6 +47,8 @@ class NextBatch:
         self._executor, self._interface, self._blocks, self._device = executor, interface, blocks, device
         self._layout: Layout = executor.layout
         self._hidden = model.config.hidden_size
+        # What is rare is not compiled: it would take a graph of its own.
+        self.rare: Executor = getattr(executor, "program", executor)
         self._model = model
         self._soft_targets = SoftTargets(executor, interface.outputs, device)
 
@@ -57,6 +66,9 @@ class NextBatch:
                 drawn[place] = self._selected(lane, effective[place], averaged[place])
         inputs, labels = (torch.stack(parts) for parts in zip(*drawn, strict=True))
         task, positions = active[0].state.problem.task, labels.shape[-1]
+        for place, lane in enumerate(active):
+            if lane.state.hyperparameters.pseudo_labels and lane.best is not None:
+                labels[place] = self._relabelled(lane.best, inputs[place], labels[place])
         scale = None
         if task.padded:
             scale = labels[0].numel() / task.counts(labels).sum(1).clamp(min=1)
@@ -79,6 +91,11 @@ class NextBatch:
         weight: Tensor = embedding.weight.detach()
         return weight
 
+    def _relabelled(self, best: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Labels [B, P], with those that weights [P] predict with confidence (Lee 2013, "Pseudo-label")."""
+        chances, predicted = self._executor.logits(best[None], inputs[None], labels.shape[-1])[0].softmax(-1).max(-1)
+        return torch.where((chances >= CONFIDENCE) & (labels != IGNORED), predicted, labels)
+
     def _selected(self, lane: Lane, effective: Tensor, averaged: Tensor) -> tuple[Tensor, Tensor]:
         """Inputs and labels of the half of a lane's candidates that it trains on."""
         problem, selection = lane.state.problem, lane.state.hyperparameters.selection
@@ -88,7 +105,7 @@ class NextBatch:
             logits = self._soft_targets.teacher_logits(problem.teacher, inputs, positions)[None]
         else:
             weights = averaged if selection == "clean" else effective
-            logits = self._executor.logits(weights[None], inputs[None], positions)
+            logits = self.rare.logits(weights[None], inputs[None], positions)
         losses = sequence_losses(type(problem.task).loss, logits, labels[None])[0]
         share = min(1.0, (lane.state.spent + lane.step * lane.interval.cost) / problem.budget)
         places = choose(losses, selection, share)

@@ -85,7 +85,8 @@ class Replicas:
         make_plain(own)
         self.executor = make_executor(own, replicas, executor, frozen, self.device, self.single, self.ranks)
         self.layout = self.executor.layout
-        self._counted = sampled(self.layout.matrices).to(self.device)
+        matrices = self.layout.matrices
+        self._counted, self._matrices = sampled(matrices).to(self.device), matrices.bool().to(self.device)
         self.rows = make_rows(replicas, self.layout, self.device)
         self.states: list[State] = [None] * replicas  # type: ignore[list-item]
         self._next_batch = NextBatch(self.executor, own, self.interface, self.blocks, self.device)
@@ -167,7 +168,8 @@ class Replicas:
             harder = passes * input_gradient_cost(self.config, task.tokens, self.interface.kind, task.positions)
         reference = state.teacher_cost if settings.selection == "clean" and state.teacher_cost else own
         looked_at = 0.0 if settings.selection == "off" else candidates(settings.selection) * reference
-        return problem.batch * (trained.train + soft + harder + looked_at)
+        labelled = own if settings.pseudo_labels else 0.0
+        return problem.batch * (trained.train + soft + harder + looked_at + labelled)
 
     def evaluation_cost(self, row: int) -> float:
         """FLOPs of one validation pass of a row."""
@@ -176,10 +178,15 @@ class Replicas:
         return examples * self.cost(state.rank, state.problem, state.adapter).forward
 
     def affordable_steps(self, row: int) -> int:
-        """Optimizer steps of the next interval: all of it, or what the budget still pays with a validation pass."""
+        """Batches of the next interval: all, or what the budgets still pay, that of FLOPs with a validation pass."""
         state = self.states[row]
         left = state.problem.budget - state.spent - self.evaluation_cost(row)
-        return max(0, min(state.problem.interval, int(left / self.step_cost(row))))
+        steps = max(0, min(state.problem.interval, int(left / self.step_cost(row))))
+        privacy = state.problem.privacy
+        if privacy is None:
+            return steps
+        noise = state.hyperparameters.level("noise")
+        return privacy.affordable(state.private_steps, noise, state.problem.batch, steps)
 
     # Settings
 

@@ -2,35 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from collections.abc import Callable, Sequence
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from llmo.engine.adapter_kinds import kinds_gradient, merge_kinds
 from llmo.engine.anchor import pull
-from llmo.engine.batches import tracking_mixture
-from llmo.engine.changes import Changes
 from llmo.engine.choice import good_lanes
+from llmo.engine.compressing import pruned
+from llmo.engine.evaluation import Evaluation
+from llmo.engine.executors import Batch
 from llmo.engine.intervals import draw_interval, sampled
 from llmo.engine.lanes import Lane, Lanes
-from llmo.engine.measuring import measurement
 from llmo.engine.optimizer import Settings, average, averaging, row_norms, update_each, update_together
 from llmo.engine.other_optimizers import halfway, momentum, update_others
-from llmo.engine.scoring import score_in_passes
-from llmo.engine.soup import greedy_soup
-from llmo.measurement import Measurement
-
-_EVALUATED_AT_ONCE = {"cpu": 4}
-"""Rows in one validation pass: few where the cache is what limits, as many as there are elsewhere."""
-_WHOLE = 64
-"""Sequences up to which a row's validation examples are looked at in one pass."""
+from llmo.engine.privacy import private_gradient
 
 
-class Run(Changes):
+class Run(Evaluation):
     """N replicas of one model in training; see `Replicas` for the arguments."""
 
     _lanes: Lanes | None = None
@@ -38,7 +29,7 @@ class Run(Changes):
     def train(self, rows: Sequence[int]) -> None:
         """Train each row for its affordable steps. Rows may differ in how many; a diverged row stops at once."""
         steps = {row: self.affordable_steps(row) for row in rows if not self.states[row].diverged}
-        programs: dict[tuple[bool, bool], list[int]] = {}
+        programs: dict[tuple[bool, ...], list[int]] = {}
         for row in steps:
             if steps[row]:
                 programs.setdefault(self.states[row].program, []).append(row)
@@ -81,9 +72,12 @@ class Run(Changes):
     def _lane(self, row: int, steps: dict[int, int]) -> Lane:
         """A row with its next interval."""
         state, own = self.states[row], self.has_own_adapter(row)
-        interval = draw_interval(row, state, steps[row], self.step_cost(row), self.default_rate(row), self.words(row))
+        price, rate, written = self.step_cost(row), self.default_rate(row), self.rows[row].kept("generated")
+        interval = draw_interval(row, state, steps[row], price, rate, self.words(row), written)
         before = sampled(self.effective([row])[0]).clone()
-        best = self.delivered(row)[0] if state.hyperparameters.distillation in ("best", "ensemble") else None
+        settings = state.hyperparameters
+        wanted = settings.distillation in ("best", "ensemble") or settings.pseudo_labels
+        best = self.delivered(row)[0] if wanted else None
         vectors, begin, decay = self.layout.vectors, self.first_trained(row), self.weight_decay(row)
         return Lane(state, interval.to(self.device), before, self._counted, own, vectors, begin, decay, best)
 
@@ -118,7 +112,10 @@ class Run(Changes):
         active, n = lanes.active, slice(len(lanes.active))
         effective = self._effective(lanes, training=True)
         batch = self._next_batch(active, effective, lanes.averaged[n])
-        losses, gradient = self._passes.gradient(effective, batch)
+        if active[0].state.problem.privacy is None:
+            losses, gradient = self._passes.gradient(effective, batch)
+        else:
+            losses, gradient = self._private(active, effective, batch)
         task = active[0].state.problem.task
         if task.padded:
             losses = losses * (batch.positions / task.counts(batch.labels).clamp(min=1))
@@ -159,6 +156,7 @@ class Run(Changes):
             [lane.begin for lane in active] if rare else None,
         )
         average(lanes.averaged[n], effective, settings, sound)
+        empty = self._empty(lanes) if rare else {}
         for adapter, (moments, given) in enumerate(((full, gradient), (lora, factors))):
             here = torch.tensor([lane.adapter == bool(adapter) for lane in active], device=sound.device)
             if adapter and not own:
@@ -170,7 +168,30 @@ class Run(Changes):
                 update_others(others, moments, given, norms, settings, chosen & ~plain)
                 chosen = chosen & plain
             update(moments, given, norms, settings, chosen)
+        for place, pruned_ones in empty.items():
+            lanes.full.values[place].masked_fill_(pruned_ones, 0.0)
         return lanes.advance(sound)
+
+    def _private(self, active: Sequence[Lane], effective: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Reported losses [n, B] and private gradients [n, P] of lanes."""
+        found = []
+        for place, lane in enumerate(active):
+            settings, seed = lane.state.hyperparameters, lane.state.problem.seed
+            rows = slice(place, place + 1)
+            noise_seed = (seed * 1_000_003 + lane.cursor) % 2**63
+            clip, noise = settings.level("clipping"), settings.level("noise")
+            found.append(
+                private_gradient(self._next_batch.rare, effective[rows], batch.rows(rows), clip, noise, noise_seed)
+            )
+        losses, gradients = (torch.cat(parts) for parts in zip(*found, strict=True))
+        return losses, gradients
+
+    def _empty(self, lanes: Lanes) -> dict[int, Tensor]:
+        """Which weights of lanes that train all of them have been pruned, bool [P], by place."""
+        sparse = [
+            place for place, lane in enumerate(lanes.active) if lane.state.hyperparameters.sparsity and not lane.adapter
+        ]
+        return {place: pruned(lanes.full.values[place], self._matrices) for place in sparse}
 
     def _held(self, lanes: Lanes, gradient: Tensor) -> Tensor:
         """Gradients [n, P] that pull anchored weights back and leave frozen ones where they are; changed in place."""
@@ -199,110 +220,3 @@ class Run(Changes):
                 trained[place] = mean
                 norms[place] = row_norms(mean[None], self.layout.vectors)[0]
         return ready
-
-    def evaluate(self, rows: Sequence[int]) -> list[Measurement]:
-        """A validation pass of some rows: their measurements, in order. Keeps the best weights so far."""
-        measurements = []
-        size = _EVALUATED_AT_ONCE.get(self.device.type, max(1, len(rows)))
-        for start in range(0, len(rows), size):
-            part = list(rows[start : start + size])
-            tasks = [self.states[row].problem.task for row in part]
-            inputs = torch.stack([task.validation.inputs for task in tasks]).to(self.device)
-            labels = torch.stack([task.validation.labels for task in tasks]).to(self.device)
-            weights, phases = self.effective(part), tasks[0].phases
-            losses = [
-                self._score(part[0], weights, ids, targets)
-                for ids, targets in zip(inputs.chunk(phases, 1), labels.chunk(phases, 1), strict=True)
-            ]
-            for row, *apart in zip(part, *(loss.tolist() for loss in losses), strict=True):
-                loss = sum(apart) / phases
-                if phases > 1:
-                    self.states[row].note_phases(apart)
-                self.states[row].charge(self.evaluation_cost(row))
-                measurements.append(self._close(row, loss))
-        return measurements
-
-    def _close(self, row: int, loss: float) -> Measurement:
-        """End a row's interval with a validation loss."""
-        state = self.states[row]
-        sums = state.interval
-        state.interval = type(sums)()
-        state.diverged |= not math.isfinite(loss)
-        state.loss = math.inf if state.diverged else loss
-        if state.loss < state.best_loss:
-            state.best_loss = state.loss
-            state.best_state = (state.hyperparameters, state.adapter, state.rank)
-            self.rows[row].keep_best()
-        if not sums.steps:
-            sums.update_ratio = self._first_change(row)
-        seen = sums.source_count > 0
-        state.source_loss[seen] = sums.source_loss[seen] / sums.source_count[seen]
-        if state.collected and sums.steps and not state.diverged:
-            self.collect(row)
-        if state.hyperparameters.mixing == "tracking" and sums.steps and not state.diverged:
-            state.mixture = tracking_mixture(state.mixture, state.source_loss, state.loss)
-        return measurement(state, sums)
-
-    def soup_candidates(self, row: int) -> list[str]:
-        """Names of what `load_soup` would mix with the best weights, by validation loss, the running average last."""
-        state = self.states[row]
-        if state.best_state is None or self.frozen or not self.mixes(row):
-            return []
-        losses = {name: saved[3] for name, saved in state.registers.items()}
-        if state.loss > state.best_loss:
-            losses["current"] = state.loss
-        names = sorted(losses, key=lambda name: losses[name])
-        return [*names, "averaged"] if state.averaged_steps >= state.problem.interval else names
-
-    def can_pay_soup(self, row: int) -> bool:
-        """Whether there is something to mix, and the budget pays for its validation passes and a step."""
-        state, count = self.states[row], len(self.soup_candidates(row))
-        price = (count + 1) * self.evaluation_cost(row) + self.step_cost(row)
-        return count > 0 and price <= state.problem.budget - state.spent
-
-    def load_soup(self, row: int) -> None:
-        """Set the effective weights to a greedy soup of what is kept; an adapter stays on."""
-        state, examples = self.states[row], self.states[row].problem.task.validation
-        inputs, labels = examples.inputs[None].to(self.device), examples.labels[None].to(self.device)
-        weights: dict[str, Callable[[], Tensor]] = {
-            "current": lambda: self.effective([row])[0],
-            "averaged": lambda: self.rows[row].averaged,
-            **{name: partial(self.saved_weights, row, name) for name in state.registers},
-        }
-
-        def score(trial: Tensor) -> float:
-            state.charge(self.evaluation_cost(row))
-            return self._score(row, trial[None], inputs, labels).item()
-
-        others = [weights[name]() for name in self.soup_candidates(row)]
-        self._set_weights(row, greedy_soup(self.saved_weights(row, "best"), state.best_loss, others, score))
-
-    def _first_change(self, row: int) -> float:
-        """How much Adam's first step will change the matrices, relative to their norm; 0 where an adapter is trained.
-
-        Every number moves by the rate then (Kingma and Ba 2015, section 2.1).
-        """
-        state, vectors = self.states[row], self.layout.vectors
-        scale = vectors.norm(sampled(self.effective([row])[0]) * self._counted).item()
-        if state.rank or not scale > 0:
-            return 0.0
-        return state.hyperparameters.learning_rate * vectors.norm(self._counted).item() / scale
-
-    def _score(self, row: int, weights: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Mean losses [n] of weights [n, P] on sequences [n, V, T], of the kind of task and batch that a row has."""
-        problem = self.states[row].problem
-        if self.parts == 1 and inputs.shape[1] <= _WHOLE:
-            return problem.task.score(self.executor.logits(weights, inputs, labels.shape[-1]), labels)
-        size = problem.batch // self.parts
-        return score_in_passes(self.executor, problem.task, weights, inputs, labels, size, self.ranks)
-
-    def test_loss(self, row: int) -> float:
-        """Test loss of the delivered (best by validation) weights; for scoring only, and charged to nobody."""
-        task = self.states[row].problem.task
-        weights, size, total, count = self.delivered(row), len(task.validation.inputs), 0.0, 0
-        for start in range(0, len(task.test.inputs), size):
-            inputs, labels = (part[None, start : start + size].to(self.device) for part in vars(task.test).values())
-            here = int(task.counts(labels).sum())
-            total += self._score(row, weights, inputs, labels).item() * here
-            count += here
-        return total / count

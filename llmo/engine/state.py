@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from llmo.agent import Schedule
+from llmo.engine.privacy import Privacy
 from llmo.engine.rows import Tensors
 from llmo.hyperparameters import Adapter, Hyperparameters, Start
 from llmo.tasks.task import Task
@@ -34,6 +35,7 @@ class Problem:
         seed: Of the replica's random streams, 0 to 2**63 - 1.
         rank: Of the LoRA factors it starts with; 0 where it starts with all weights.
         target_modules: Names of the linear layers that its adapter is on, as PEFT has them; empty for all of them.
+        privacy: Budget of privacy, where training is private; else None.
     """
 
     task: Task
@@ -48,6 +50,7 @@ class Problem:
     seed: int
     rank: int = 0
     target_modules: tuple[str, ...] = ()
+    privacy: Privacy | None = None
 
 
 @dataclass
@@ -99,6 +102,7 @@ class State:
         averaged_steps: Optimizer steps in the averaged weights.
         collected: Ends of intervals in the mean of stochastic weight averaging; 0 while there is none.
         registers: What was saved by name: settings, adapter, rank and validation loss.
+        private_steps: Private steps taken at each noise multiplier; never goes back.
         phase_losses: Last validation loss of each phase of data that shift, and the lowest so far of those begun.
         diverged: Whether a loss or gradient was NaN or Inf; such a row trains no further.
         schedule: Sets the rate instead of the hyperparameters; None for no schedule.
@@ -122,6 +126,7 @@ class State:
     averaged_steps: int = 0
     collected: int = 0
     registers: dict[str, Saved] = field(default_factory=dict)
+    private_steps: dict[float, int] = field(default_factory=dict)
     phase_losses: tuple[tuple[float, float], ...] = ()
     diverged: bool = False
     schedule: Schedule | None = None
@@ -133,11 +138,17 @@ class State:
         return min(1.0, self.spent / self.problem.budget)
 
     @property
-    def program(self) -> tuple[bool, bool]:
-        """What its passes need that others do not: soft targets at a temperature, additions to the inputs."""
+    def program(self) -> tuple[bool, bool, bool]:
+        """What its passes need that others do not: a temperature, additions to the inputs, gradients by sequence."""
         settings = self.hyperparameters
         tempered = settings.distillation != "off" and settings.temperature > 0
-        return tempered, settings.perturbation in ("noise", "fgm", "pgd")
+        return tempered, settings.perturbation in ("noise", "fgm", "pgd"), self.problem.privacy is not None
+
+    @property
+    def privacy_spent(self) -> float:
+        """Share of the budget of privacy that is spent; NaN without one."""
+        privacy = self.problem.privacy
+        return math.nan if privacy is None else privacy.spent(self.private_steps, self.problem.batch) / privacy.epsilon
 
     @property
     def roles(self) -> tuple[int, ...]:
@@ -190,6 +201,7 @@ class State:
         result = copy.copy(self)
         result.mixture, result.source_loss = self.mixture.copy(), self.source_loss.copy()
         result.interval, result.registers = self.interval.copy(), dict(self.registers)
+        result.private_steps = dict(self.private_steps)
         return result
 
 

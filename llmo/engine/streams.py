@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-SOURCE, WINDOW, NOISE, NOISE_TOKEN, SPAN, DROPOUT, EDIT, WHICH, REPLAY, EMBEDDING = range(10)
+SOURCE, WINDOW, NOISE, NOISE_TOKEN, SPAN, DROPOUT, EDIT, WHICH, REPLAY, EMBEDDING, GENERATE, GENERATED = range(12)
 """Names of the streams; each use of randomness has its own."""
 
 

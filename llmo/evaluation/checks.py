@@ -23,11 +23,12 @@ from llmo.mdp.spec import env_spec
 from llmo.tasks.task import Task
 
 
-def check(name: str) -> list[str]:
+def check(name: str, kinds: int | None = None) -> list[str]:
     """Check whatever is registered under a name, in every kind that has it.
 
     Args:
         name: Of an environment, an agent, an action, a task or an experiment.
+        kinds: On how many kinds of run an action is checked; None for all.
 
     Returns:
         Lines that begin with ``ok`` or ``FAIL``.
@@ -37,15 +38,18 @@ def check(name: str) -> list[str]:
     """
     for kind in CHECKS:
         catalog.load(kind)
-    kinds = [kind for kind in CHECKS if name in catalog.KINDS[kind]]
-    if not kinds:
+    having = [kind for kind in CHECKS if name in catalog.KINDS[kind]]
+    if not having:
         raise LlmoError("name", name, sorted({name for kind in CHECKS for name in catalog.KINDS[kind].names()}))
     lines = []
-    for kind in kinds:
+    for kind in having:
         registry, findings = catalog.KINDS[kind], Findings()
         with findings.that("has a summary for `llmo list`"):
             require(registry.summary(name), "its docstring is empty")
-        CHECKS[kind](name, findings)
+        if kind == "actions" and kinds is not None:
+            check_action(name, findings, kinds)
+        else:
+            CHECKS[kind](name, findings)
         lines += [re.sub(r"^(\S+ +)", rf"\1{registry.kind} {name} ", line) for line in findings.lines]
     return lines
 

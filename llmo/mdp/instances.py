@@ -101,6 +101,9 @@ class Instance:
         weight_scale: Factor on the weights that leaves what the model computes as it is; see `problem.py`.
         task: What is learned: ``causal_lm``, or what `llmo/mdp/labelled_instances.py` has.
         phases: Domain of each phase where the data shift; empty where they do not.
+        epsilon: Budget of privacy; 0 where training is not private.
+        repeated: Share of the training sequences that nearly repeat others.
+        broken: Share of the training sequences that were decoded wrongly.
     """
 
     part: str
@@ -126,6 +129,9 @@ class Instance:
     weight_scale: float = 1.0
     task: str = "causal_lm"
     phases: tuple[str, ...] = ()
+    epsilon: float = 0.0
+    repeated: float = 0.0
+    broken: float = 0.0
 
     @property
     def base_model(self) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 
 from llmo.engine.models import build_model
 from llmo.engine.state import Problem
+from llmo.mdp.dirt import soil
 from llmo.mdp.instances import WEIGHT_SCALE, Instance, draw_instance, valid_place
 from llmo.mdp.labelled_instances import FAMILIES, build_labelled_problem, draw_labelled_instance, labelled_template
 from llmo.mdp.materials import Source
@@ -27,8 +28,10 @@ ONE_SOURCE = 0.6
 """Share of instances with one clean source."""
 DEFAULT_RATE = 0.5
 """Share of instances that start from the default rate."""
-STREAM = 6
-"""Apart from the random numbers of other environments."""
+STREAM, DIRTY = 6, 1
+"""Apart from the random numbers of other environments, and of what is drawn here besides."""
+DIRT, DIRTY_SHARE = (0.1, 0.5), 0.45
+"""How much of the data is dirt of one kind where there is any, and how often there is."""
 
 
 def draw_mixed_instance(part: str, index: int, budget_scale: float = 1.0) -> Instance:
@@ -76,6 +79,23 @@ def _with_one_source(rng: np.random.Generator, instance: Instance) -> Instance:
 def build_mixed_problem(instance: Instance) -> Problem:
     """The problem of an instance; equal instances give equal ones."""
     return build_problem(instance) if instance.task == "causal_lm" else build_labelled_problem(instance)
+
+
+def draw_dirty_instance(part: str, index: int, budget_scale: float = 1.0) -> Instance:
+    """The same with dirt in the training data of two thirds of the instances; see `llmo/mdp/dirt.py`."""
+    instance = draw_mixed_instance(part, index, budget_scale)
+    rng = np.random.default_rng([*valid_place(part, index, budget_scale), STREAM, DIRTY])
+    repeated, broken = rng.uniform(*DIRT, 2) * (rng.random(2) < DIRTY_SHARE)
+    return replace(instance, repeated=float(repeated), broken=float(broken))
+
+
+def build_dirty_problem(instance: Instance) -> Problem:
+    """The problem of an instance; equal instances give equal ones."""
+    problem = build_mixed_problem(instance)
+    if instance.repeated or instance.broken:
+        rng = np.random.default_rng([instance.seed, DIRTY])
+        soil(problem.task, instance.repeated, instance.broken, rng)
+    return problem
 
 
 def mixed_template(instance: Instance) -> PreTrainedModel:

@@ -66,6 +66,8 @@ def unpack(
     fields["hyperparameters"] = Hyperparameters(**fields["hyperparameters"])
     fields["best_state"] = None if best is None else (Hyperparameters(**best[0]), best[1], best[2])
     fields["registers"] = {name: (Hyperparameters(**one[0]), *one[1:]) for name, one in fields["registers"].items()}
+    # JSON has no numbers for keys.
+    fields["private_steps"] = {float(noise): steps for noise, steps in fields["private_steps"].items()}
     fields["phase_losses"] = tuple(map(tuple, fields["phase_losses"]))
     fields["interval"] = Sums(**_arrays(fields["interval"]))
     state = State(
@@ -83,7 +85,7 @@ def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {name: _plain(part) for name, part in vars(value).items()}
     if isinstance(value, dict):
-        return {name: _plain(part) for name, part in value.items()}
+        return {str(name): _plain(part) for name, part in value.items()}
     if isinstance(value, np.ndarray):
         return value.tolist()
     return [_plain(part) for part in value] if isinstance(value, list | tuple) else value

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -42,14 +43,36 @@ class CausalLM(Task):
         self.validation = split_windows(validation)
         self.test = split_windows(test)
 
-    def draw(self, material: NDArray[np.int64], u: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def draw(
+        self,
+        material: NDArray[np.int64],
+        u: NDArray[np.float64],
+        places: Sequence[NDArray[np.int64]] | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """See `Task.draw`: a window at a uniform offset."""
         windows = np.empty((len(material), self.tokens + 1), np.int64)
         for index, source in enumerate(self.sources):
-            (places,) = np.nonzero(material == index)
-            starts = (u[places] * (len(source) - self.tokens)).astype(np.int64)
-            windows[places] = source[starts[:, None] + np.arange(self.tokens + 1)]
+            (here,) = np.nonzero(material == index)
+            if places is None:
+                starts = (u[here] * (len(source) - self.tokens)).astype(np.int64)
+            else:
+                starts = places[index][(u[here] * len(places[index])).astype(np.int64)]
+            windows[here] = source[starts[:, None] + np.arange(self.tokens + 1)]
         return windows[:, :-1], windows[:, 1:]
+
+    def sequences(self, material: int) -> NDArray[np.signedinteger[Any]]:
+        """See `Task.sequences`: stretches of T tokens, one after the other."""
+        source = self.sources[material]
+        whole = len(source) // self.tokens * self.tokens
+        stretches: NDArray[np.signedinteger[Any]] = source[:whole].reshape(-1, self.tokens)
+        return stretches
+
+    def places_without(self, material: int, bad: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """See `Task.places_without`: offsets of windows."""
+        starts = np.arange(len(self.sources[material]) - self.tokens)
+        touched = np.append(bad, False)
+        first, last = (np.minimum(place // self.tokens, len(bad)) for place in (starts, starts + self.tokens))
+        return starts[~(touched[first] | touched[last])]
 
     @staticmethod
     def loss(logits: Tensor, labels: Tensor, teacher: Tensor | None, weight: Tensor | None) -> tuple[Tensor, Tensor]:

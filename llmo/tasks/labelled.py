@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -46,15 +48,32 @@ class Labelled(Task):
         self.sizes = tuple(int((source.inputs >= 0).sum()) for source in sources)
         self.examples = tuple(len(source.inputs) for source in sources)
 
-    def draw(self, material: NDArray[np.int64], u: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    def draw(
+        self,
+        material: NDArray[np.int64],
+        u: NDArray[np.float64],
+        places: Sequence[NDArray[np.int64]] | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """See `Task.draw`: any example, all alike."""
         inputs = np.empty((len(material), self.tokens), np.int64)
         labels = np.empty((len(material), self.positions), self.sources[0][1].dtype)
         for index, (ids, targets) in enumerate(self.sources):
-            (places,) = np.nonzero(material == index)
-            chosen = (u[places] * len(ids)).astype(np.int64)
-            inputs[places], labels[places] = ids[chosen], targets[chosen]
+            (here,) = np.nonzero(material == index)
+            if places is None:
+                chosen = (u[here] * len(ids)).astype(np.int64)
+            else:
+                chosen = places[index][(u[here] * len(places[index])).astype(np.int64)]
+            inputs[here], labels[here] = ids[chosen], targets[chosen]
         return inputs, labels
+
+    def sequences(self, material: int) -> NDArray[np.int64]:
+        """See `Task.sequences`: the examples."""
+        ids: NDArray[np.int64] = self.sources[material][0]
+        return ids
+
+    def places_without(self, material: int, bad: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """See `Task.places_without`: the other examples."""
+        return np.flatnonzero(~bad)
 
     @staticmethod
     def loss(logits: Tensor, labels: Tensor, teacher: Tensor | None, weight: Tensor | None) -> tuple[Tensor, Tensor]:

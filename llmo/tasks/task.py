@@ -72,12 +72,19 @@ class Task(ABC):
     synonyms: Mapping[str, tuple[str, ...]] = {}
 
     @abstractmethod
-    def draw(self, material: NDArray[np.int64], u: NDArray[np.float64]) -> tuple[NDArray[np.int64], NDArray[Any]]:
+    def draw(
+        self,
+        material: NDArray[np.int64],
+        u: NDArray[np.float64],
+        places: Sequence[NDArray[np.int64]] | None = None,
+    ) -> tuple[NDArray[np.int64], NDArray[Any]]:
         """Draw one training sequence for each entry.
 
         Args:
             material: Which of the materials each comes from, [B].
             u: Uniform numbers in [0, 1) that decide which, [B].
+            places: Of each material, where sequences may be drawn from; None for anywhere. Only given to tasks that
+                have `sequences` and `places_without`.
 
         Returns:
             Token ids [B, T] and labels [B, P].
@@ -102,6 +109,14 @@ class Task(ABC):
     @abstractmethod
     def score(self, logits: Tensor, labels: Tensor) -> Tensor:
         """The loss that is reported, lower is better and without gradients: mean over all that counts, [n]."""
+
+    def sequences(self, material: int) -> NDArray[np.signedinteger[Any]]:
+        """What a material holds, in sequences that can be left out, [N, T]; none where the task knows none."""
+        return np.zeros((0, self.tokens), np.int64)
+
+    def places_without(self, material: int, bad: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Where a material may be drawn from so that none of some of its `sequences`, bool [N], is touched."""
+        raise NotImplementedError
 
     def counts(self, labels: Tensor) -> Tensor:
         """How many labels of each sequence [..., P] count, [...]."""
