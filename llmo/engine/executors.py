@@ -78,7 +78,7 @@ class Batch:
         size = self.inputs.shape[1] // count
         return [self._part(slice(size * index, size * (index + 1))) for index in range(count)]
 
-    def rows(self, part: slice) -> Batch:
+    def rows(self, part: slice | list[int]) -> Batch:
         """The batch of some of the replicas."""
         tensors: dict[str, Any] = {name: value[part] for name, value in vars(self).items() if isinstance(value, Tensor)}
         return replace(self, **tensors)

@@ -61,9 +61,8 @@ class NextBatch:
             averaged: Running averages, [n, P].
         """
         drawn = [(lane.interval.inputs[lane.step], lane.interval.labels[lane.step]) for lane in active]
-        for place, lane in enumerate(active):
-            if lane.state.hyperparameters.selection != "off":
-                drawn[place] = self._selected(lane, effective[place], averaged[place])
+        if any(lane.state.hyperparameters.selection != "off" for lane in active):
+            self._select(active, drawn, effective, averaged)
         inputs, labels = (torch.stack(parts) for parts in zip(*drawn, strict=True))
         task, positions = active[0].state.problem.task, labels.shape[-1]
         for place, lane in enumerate(active):
@@ -96,47 +95,63 @@ class NextBatch:
         chances, predicted = self._executor.logits(best[None], inputs[None], labels.shape[-1])[0].softmax(-1).max(-1)
         return torch.where((chances >= CONFIDENCE) & (labels != IGNORED), predicted, labels)
 
-    def _selected(self, lane: Lane, effective: Tensor, averaged: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs and labels of the half of a lane's candidates that it trains on."""
-        problem, selection = lane.state.problem, lane.state.hyperparameters.selection
-        inputs, labels = lane.interval.inputs[lane.step], lane.interval.labels[lane.step]
-        positions = labels.shape[-1]
-        if selection == "clean" and problem.teacher is not None:
-            logits = self._soft_targets.teacher_logits(problem.teacher, inputs, positions)[None]
-        else:
-            weights = averaged if selection == "clean" else effective
-            logits = self.rare.logits(weights[None], inputs[None], positions)
-        losses = sequence_losses(type(problem.task).loss, logits, labels[None])[0]
-        share = min(1.0, (lane.state.spent + lane.step * lane.interval.cost) / problem.budget)
-        places = choose(losses, selection, share)
-        lane.slots.append(lane.interval.slots[lane.step][places.cpu().numpy()])
-        return inputs[places], labels[places]
+    def _select(
+        self, active: Sequence[Lane], drawn: list[tuple[Tensor, Tensor]], effective: Tensor, averaged: Tensor
+    ) -> None:
+        """Leave of the candidates that lanes have drawn the half that each trains on, in place."""
+        looked_at: dict[int, Tensor] = {}
+        found: dict[int, Tensor] = {}
+        for place, lane in enumerate(active):
+            selection, teacher = lane.state.hyperparameters.selection, lane.state.problem.teacher
+            if selection == "clean" and teacher is not None:
+                inputs, labels = drawn[place]
+                found[place] = self._soft_targets.teacher_logits(teacher, inputs, labels.shape[-1])
+            elif selection != "off":
+                looked_at[place] = averaged[place] if selection == "clean" else effective[place]
+        if looked_at:
+            inputs = torch.stack([drawn[place][0] for place in looked_at])
+            positions = drawn[next(iter(looked_at))][1].shape[-1]
+            logits = self.rare.logits(torch.stack(list(looked_at.values())), inputs, positions)
+            found |= dict(zip(looked_at, logits, strict=True))
+        for place, logits in found.items():
+            lane, (inputs, labels) = active[place], drawn[place]
+            problem = lane.state.problem
+            losses = sequence_losses(type(problem.task).loss, logits[None], labels[None])[0]
+            share = min(1.0, (lane.state.spent + lane.step * lane.interval.cost) / problem.budget)
+            places = choose(losses, lane.state.hyperparameters.selection, share)
+            lane.slots.append(lane.interval.slots[lane.step][places.cpu().numpy()])
+            drawn[place] = inputs[places], labels[places]
 
     def _perturbed(self, active: Sequence[Lane], effective: Tensor, batch: Batch) -> tuple[Batch, Tensor | None]:
         """The batch with some tokens swapped, and what is added to its embedded inputs."""
+        modes = [lane.state.hyperparameters.perturbation for lane in active]
         inputs = batch.inputs.clone()
         added: dict[int, Tensor] = {}
-        for place, lane in enumerate(active):
-            mode = lane.state.hyperparameters.perturbation
-            if mode == "off":
-                continue
-            table, here = self.embeddings(effective[place]), slice(place, place + 1)
-            embedded = table[inputs[here].clamp(min=0)]
+        for mode in sorted(set(modes) - {"off"}):
+            places = [place for place, other in enumerate(modes) if other == mode]
+            tables = torch.stack([self.embeddings(effective[place]) for place in places])
+            embedded = torch.stack(
+                [table[ids.clamp(min=0)] for table, ids in zip(tables, batch.inputs[places], strict=True)]
+            )
             if mode == "noise":
-                seed, cursor = np.array([lane.state.problem.seed], np.uint64), np.array([lane.cursor])
-                u = torch.from_numpy(uniform(seed, cursor, EMBEDDING, embedded.numel())).float()
-                added[place] = noise(embedded[0], u.view(embedded.shape[1:]).to(self._device))
+                for place, one in zip(places, embedded, strict=True):
+                    added[place] = noise(one, self._uniform(active[place], one))
             elif mode == "swaps":
-                rows = effective[here]
-                inputs[here] = swapped(self._executor, rows, batch.rows(here), embedded, table[None])
+                inputs[places] = swapped(self.rare, effective[places], batch.rows(places), embedded, tables)
             else:
-                found = against(self._executor, effective[here], batch.rows(here), embedded, PASSES[mode])
-                added[place] = found[0]
+                found = against(self.rare, effective[places], batch.rows(places), embedded, PASSES[mode])
+                added |= dict(zip(places, found, strict=True))
         batch = Batch(inputs, batch.labels, batch.loss, batch.masks, scale=batch.scale)
         if not added:
             return batch, None
         nothing = torch.zeros_like(next(iter(added.values())))
         return batch, torch.stack([added.get(place, nothing) for place in range(len(active))])
+
+    def _uniform(self, lane: Lane, like: Tensor) -> Tensor:
+        """Uniform numbers of a lane's next step."""
+        seed, cursor = np.array([lane.state.problem.seed], np.uint64), np.array([lane.cursor])
+        u = torch.from_numpy(uniform(seed, cursor, EMBEDDING, like.numel())).float()
+        return u.view(like.shape).to(self._device)
 
     def _dropout(self, active: Sequence[Lane], inputs: Tensor, positions: int) -> Tensor | None:
         """Dropout masks of the lanes' next step, [n, L, B, T, width]; None where no lane drops."""

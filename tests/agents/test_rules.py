@@ -325,3 +325,31 @@ def test_the_null_rival_differs_from_the_cosine_by_luck_alone() -> None:
     for ours, theirs in zip(one.decisions, other.decisions, strict=True):
         assert (ours.learning_rate, ours.spent) == (theirs.learning_rate, theirs.spent)
         assert 0 < abs(ours.validation_loss / theirs.validation_loss - 1) < 0.1
+
+
+def test_self_training_writes_in_rounds_until_that_no_longer_gains() -> None:
+    spec = env_spec("llmo/LanguageModel-Full-v0")
+    agent = catalog.make_agent("self_training", first=0.3, patience=2, margin=0.01, decay_from=0.9)
+    agent.bind(spec.space)
+    agent.reset([0])
+    agent.schedules(["scratch"])
+    acted: list[str] = []
+
+    def act(spent: float, gained: float, *closed: str) -> str:
+        observation = np.zeros((1, len(spec.space.features)), np.float32)
+        observation[0, INDEX["spent"]], observation[0, INDEX["gain_total"]] = 2 * spent - 1, 3 * gained
+        mask = np.array([[not name.startswith(closed or ("?",)) for name in spec.menu]])
+        (index,) = agent.act(observation, mask, np.array([not acted]))
+        acted.append(spec.menu[index])
+        return acted[-1]
+
+    assert act(0.0, 0.0) == "rate_default"
+    assert act(0.2, 0.1) == "keep"
+    assert act(0.3, 0.1) == "write_top_p"
+    assert act(0.4, 0.1) == "keep"
+    assert act(0.5, 0.12) == "write_top_p", "it has gained, so another round follows"
+    assert act(0.6, 0.12) == "keep"
+    assert act(0.7, 0.125) == "written_less", "this round has not"
+    assert "0.5% only" in agent.explain()[0]
+    assert act(0.75, 0.125, "written_less") == "keep"
+    assert act(0.95, 0.125, "written_less") == "rate_decay"

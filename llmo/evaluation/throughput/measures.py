@@ -10,6 +10,7 @@ from llmo.evaluation.throughput.environment import mixed_population, whole_envir
 from llmo.evaluation.throughput.gpu import gpu_population
 from llmo.evaluation.throughput.limits import limits
 from llmo.evaluation.throughput.memory import env_step_memory, lora_memory
+from llmo.evaluation.throughput.menus import mixed_menu
 from llmo.evaluation.throughput.populations import full_replicas, long_batches, lora_replicas
 from llmo.evaluation.throughput.ppo import ppo_training
 from llmo.evaluation.throughput.row import Row
@@ -24,6 +25,7 @@ MEASURES: dict[str, Callable[[Effort], Iterator[Row]]] = {
     "env-step-memory": env_step_memory,
     "snapshot": snapshot,
     "full-replicas": full_replicas,
+    "mixed-menu": mixed_menu,
     "long-batches": long_batches,
     "lora-replicas": lora_replicas,
     "lora-memory": lora_memory,
