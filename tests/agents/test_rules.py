@@ -329,7 +329,7 @@ def test_the_null_rival_differs_from_the_cosine_by_luck_alone() -> None:
 
 def test_self_training_writes_in_rounds_until_that_no_longer_gains() -> None:
     spec = env_spec("llmo/LanguageModel-Full-v0")
-    agent = catalog.make_agent("self_training", first=0.3, patience=2, margin=0.01, decay_from=0.9)
+    agent = catalog.make_agent("self_training", first=0.25, patience=2, margin=0.01, decay_from=0.9)
     agent.bind(spec.space)
     agent.reset([0])
     agent.schedules(["scratch"])
