@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from llmo.errors import LlmoError
+from llmo.sealing import seal, unseal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,7 +51,7 @@ class Checkpoint:
 class RunDir:
     """A run's folder; as a context manager it makes the folder, locks it, and lets it be written.
 
-    Reading (`latest_checkpoint`) needs no lock.
+    Reading (`latest_checkpoint`) needs no lock. Checkpoints are encrypted where there is a key, see `llmo/sealing.py`.
 
     Args:
         path: The folder.
@@ -136,7 +137,8 @@ class RunDir:
         self._checkpoints.mkdir(exist_ok=True)
         final = self._checkpoints / f"{step:06d}"
         temporary = self._checkpoints / f".{final.name}.tmp"
-        files = {"tensors.safetensors": tensor_bytes(tensors), "meta.json": json.dumps(dict(meta)).encode()}
+        contents = {"tensors.safetensors": tensor_bytes(tensors), "meta.json": json.dumps(dict(meta)).encode()}
+        files = {name: seal(content) for name, content in contents.items()}
         for file in self._records.values():
             os.fsync(file.fileno())
         manifest = {
@@ -163,12 +165,18 @@ class RunDir:
             shutil.rmtree(old)
 
     def latest_checkpoint(self) -> Checkpoint | None:
-        """The newest checkpoint that is whole, or None; broken ones are named by a warning and in `skipped`."""
+        """The newest checkpoint that is whole, or None; broken ones are named by a warning and in `skipped`.
+
+        Raises:
+            LlmoError: It is encrypted, and the key is missing or another one.
+        """
         self.skipped = []
         for path in reversed(self._numbered()):
             try:
                 return _read_checkpoint(path)
             except LlmoError as error:
+                if error.what == "key":
+                    raise
                 self.skipped.append(path.name)
                 warnings.warn(str(error), stacklevel=2)
         return None
@@ -233,9 +241,14 @@ def _read_checkpoint(path: Path) -> Checkpoint:
         for name, content in files.items():
             if hashlib.sha256(content).hexdigest() != manifest["sha256"][name]:
                 raise ValueError(f"{name} was altered or cut short")
-        tensors = safetensors.torch.load(files["tensors.safetensors"])
-        return Checkpoint(manifest["step"], tensors, json.loads(files["meta.json"]), manifest["records"])
     except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LlmoError("checkpoint", str(path), f"one that is whole ({error})") from error
+    # A missing or wrong key is no reason to begin again from an older checkpoint.
+    contents = {name: unseal(content) for name, content in files.items()}
+    try:
+        tensors = safetensors.torch.load(contents["tensors.safetensors"])
+        return Checkpoint(manifest["step"], tensors, json.loads(contents["meta.json"]), manifest["records"])
+    except (ValueError, KeyError, TypeError) as error:
         raise LlmoError("checkpoint", str(path), f"one that is whole ({error})") from error
 
 

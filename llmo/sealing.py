@@ -1,0 +1,85 @@
+"""Encryption at rest: AES-GCM over what a run saves, where the environment has a key.
+
+`LLMO_KEY` is 64 hexadecimal digits. What is sealed cannot be read or changed unnoticed without it.
+"""
+
+from __future__ import annotations
+
+import os
+
+from llmo.errors import LlmoError, needs_extra
+
+VARIABLE = "LLMO_KEY"
+MAGIC = b"llmo-sealed-1\n"
+NONCE, TAG = 12, 16
+CHUNK = 2**28
+"""Bytes that are encrypted at once: the library takes less than 2 GiB."""
+
+
+def key() -> bytes | None:
+    """The key of the environment, 256 bits; None without one.
+
+    Raises:
+        LlmoError: It is no such key.
+    """
+    text = os.environ.get(VARIABLE, "")
+    if not text:
+        return None
+    try:
+        found = bytes.fromhex(text)
+    except ValueError:
+        found = b""
+    if len(found) != 32:
+        # The value is a secret, so it is not told.
+        raise LlmoError("key", f"{VARIABLE} of {len(text)} characters", "64 hexadecimal digits")
+    return found
+
+
+def seal(content: bytes) -> bytes:
+    """Encrypt, where the environment has a key; else the content as it is."""
+    secret = key()
+    if secret is None:
+        return content
+    needs_extra("encryption", "cryptography", "privacy")
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    cipher, parts = AESGCM(secret), [MAGIC]
+    count = max(1, -(-len(content) // CHUNK))
+    for index in range(count):
+        nonce = os.urandom(NONCE)
+        chunk = content[CHUNK * index : CHUNK * (index + 1)]
+        parts += [nonce, cipher.encrypt(nonce, chunk, _place(index, count))]
+    return b"".join(parts)
+
+
+def unseal(content: bytes) -> bytes:
+    """Decrypt what was sealed; anything else is given back as it is.
+
+    Raises:
+        LlmoError: There is no key, it is another one, or the content was altered.
+    """
+    if not content.startswith(MAGIC):
+        return content
+    secret = key()
+    if secret is None:
+        raise LlmoError("key", "none", f"that of the run, in {VARIABLE}")
+    needs_extra("encryption", "cryptography", "privacy")
+    from cryptography.exceptions import InvalidTag
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+    cipher, sealed = AESGCM(secret), content[len(MAGIC) :]
+    size = NONCE + CHUNK + TAG
+    count = max(1, -(-len(sealed) // size))
+    opened = []
+    for index in range(count):
+        chunk = sealed[size * index : size * (index + 1)]
+        try:
+            opened.append(cipher.decrypt(chunk[:NONCE], chunk[NONCE:], _place(index, count)))
+        except (InvalidTag, ValueError) as error:
+            raise LlmoError("key", f"the one in {VARIABLE}", "that of the run; or the file was altered") from error
+    return b"".join(opened)
+
+
+def _place(index: int, count: int) -> bytes:
+    """What binds a chunk to its place."""
+    return f"{index}/{count}".encode()
