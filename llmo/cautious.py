@@ -39,8 +39,8 @@ class CautiousAgent(Agent):
         """See `Agent.bind`."""
         super().bind(space)
         self._agent.bind(space)
-        if len(self._familiar.mean) != len(space.features):
-            raise LlmoError("policy", type(self._agent).__name__, "one learned with the features of this version")
+        if len(self._familiar.mean) > len(space.features):
+            raise LlmoError("policy", type(self._agent).__name__, "one learned with features that are seen here")
 
     def reset(self, seeds: Sequence[int]) -> None:
         """See `Agent.reset`."""
@@ -53,8 +53,10 @@ class CautiousAgent(Agent):
         """See `Agent.act`."""
         chosen = self._agent.act(observation, mask, episode_start)
         self._reasons = self._agent.explain()
-        for run in np.flatnonzero(self._familiar.distances(observation) > self._familiar.limit):
-            feature = self._familiar.strangest(observation[run])
+        # What only the whole menu shows stands behind the rest.
+        known = observation[:, : len(self._familiar.mean)]
+        for run in np.flatnonzero(self._familiar.distances(known) > self._familiar.limit):
+            feature = self._familiar.strangest(known[run])
             chosen[run] = self._usual(observation[run], mask[run])
             value = f"{self.space.features[feature]} is {observation[run, feature]:.2g}"
             self._reasons[run] = f"{USUAL}, as the policy knows nothing like it: {value}"

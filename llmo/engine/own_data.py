@@ -31,7 +31,9 @@ class OwnData(Replicas):
             labels = "target"
         elif task.padded:
             labels = "token"
-        near, pads = partial(self._neighbours, row), kind != "causal_lm"
+        # A rank has but a part of the embeddings, where they are shared out.
+        near = partial(self._neighbours, row) if self.ranks is None else None
+        pads = kind != "causal_lm"
         return Words(self.config.vocab_size, labels, near, task.codec, task.synonyms, pads)
 
     def _neighbours(self, row: int, ids: NDArray[np.int64]) -> NDArray[np.int64]:

@@ -121,8 +121,13 @@ def own_default_rate(own: OwnProblem) -> float:
     return default_learning_rate(parameters, own.start, "lora" if own.rank else "full")
 
 
-def own_spec(own: OwnProblem) -> EnvSpec:
-    """The environment of a user's model and data."""
+def own_spec(own: OwnProblem, menu: tuple[str, ...] = MENU) -> EnvSpec:
+    """The environment of a user's model and data.
+
+    Args:
+        own: Model and data.
+        menu: Actions; those that cannot apply are left out.
+    """
     validation, cost = len(own.task.validation.inputs), own_cost(own)
     closed = (*(("source",) if own.sources == 1 else ()), *(("distil",) if own.numbers else ()))
     frozen = ("adapter_full", "adapter_lora", "adapter_merge") if own.rank else ()
@@ -160,7 +165,7 @@ def own_spec(own: OwnProblem) -> EnvSpec:
 
     return EnvSpec(
         own.name,
-        tuple(action for action in MENU if action not in frozen),
+        tuple(action for action in menu if action not in frozen and not action.startswith(("replay", "noise"))),
         draw,
         _builder(own),
         frozen_base=lambda instance: own.name if own.rank else "",

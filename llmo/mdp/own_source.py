@@ -58,10 +58,12 @@ class Opened:
             LlmoError: A number is out of range.
         """
         check_sizes(batch, rank)
+        task = self.encoded.task
+        task.codec = getattr(self.tokenizer, "backend_tokenizer", None)
         return OwnProblem(
             name=self.name,
             model=self.model,
-            task=self.encoded.task,
+            task=task,
             sources=len(self.data.training),
             start=self.start,
             batch=batch,

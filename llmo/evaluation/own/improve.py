@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmo import catalog
+from llmo.actions.menu import WHOLE_MENU
 from llmo.agent import Agent
 from llmo.cautious import tuning_agent
 from llmo.engine.ranks import agreed, first_rank
@@ -205,7 +206,7 @@ def _fingerprint(own: OwnProblem) -> str:
 
 
 def _session(order: Order, agent: Agent, run: RunDir) -> Session:
-    return Session(own_spec(order.own), agent, order.seed, run, order.device, order.single)
+    return Session(own_spec(order.own, WHOLE_MENU), agent, order.seed, run, order.device, order.single)
 
 
 def _score(order: Order, model: PreTrainedModel) -> Score:
