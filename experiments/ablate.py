@@ -44,7 +44,7 @@ class Variant:
     @property
     def env(self) -> str:
         """Registered name of the environment."""
-        return f"llmo/LanguageModel{self.suffix}-v1"
+        return f"llmo/LanguageModel{self.suffix}-{'v0' if self.suffix == '-Full' else 'v1'}"
 
 
 BASE = "base"
@@ -64,6 +64,7 @@ VARIANTS = {
     "no_swap_actions": Variant("-NoSwaps"),
     "no_gradient_features": Variant("-NoGradients"),
     "no_action_history": Variant("-NoHistory"),
+    "whole_menu": Variant("-Full"),
 }
 
 
