@@ -16,6 +16,7 @@ from llmo.actions.rate import ScaleRate
 from llmo.engine.augment import corrupt
 from llmo.hyperparameters import RATE_RANGE, WEIGHT_DECAY_LEVELS, Hyperparameters
 from llmo.kinds import PADDING
+from llmo.trainer.more_levers import MORE, TURNED, MoreLevers
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -57,6 +58,7 @@ class Levers:
         self._best_settings, self._best_shape = self.settings, False
         self._calls = 0
         embedding = _input_embedding(model)
+        self._more = MoreLevers(args, optimizer, embedding, seed)
         self._padding = getattr(getattr(model, "config", None), "pad_token_id", None)
         self._vocabulary = embedding.num_embeddings if isinstance(embedding, nn.Embedding) else 0
         self._hook = embedding.register_forward_pre_hook(self._corrupt) if self._vocabulary and embedding else None
@@ -74,6 +76,8 @@ class Levers:
             worse: Whether the last validation was not the best.
         """
         settings, kind = self.settings, catalog.get("actions", action)
+        if action in MORE:
+            return self._more.allowed(action, settings)
         if issubclass(kind, ScaleRate):
             return RATE_RANGE[0] <= kind.factor * settings.learning_rate / self.default_rate <= RATE_RANGE[1]
         if issubclass(kind, Augment):
@@ -96,7 +100,9 @@ class Levers:
     def apply(self, action: str) -> None:
         """Do what an allowed action does."""
         settings, kind = self.settings, catalog.get("actions", action)
-        if issubclass(kind, ScaleRate):
+        if action in MORE:
+            self._set(self._more.changed(action, settings))
+        elif issubclass(kind, ScaleRate):
             self._set(replace(settings, learning_rate=kind.factor * settings.learning_rate))
         elif issubclass(kind, Augment):
             self._set(replace(settings, augmentation=kind.mode))
@@ -118,6 +124,7 @@ class Levers:
         """Give back what was turned, and forget the best weights; where training ended, the rate stays."""
         if self._hook is not None:
             self._hook.remove()
+        self._more.close()
         for module, own in self._dropouts:
             module.p = own
         for group, decay in zip(self._optimizer.param_groups, self._weight_decays, strict=True):
@@ -151,8 +158,10 @@ class Levers:
         before, self.settings = self.settings, settings
         self._own_shape |= settings.decay_from != before.decay_from
         self._turn_rate(settings.learning_rate / before.learning_rate)
-        if settings.regularisation != before.regularisation:
+        if (settings.weight_decay, settings.dropout) != (before.weight_decay, before.dropout):
             self._regularise()
+        if any(getattr(settings, name) != getattr(before, name) for name in TURNED):
+            self._more.set(settings)
 
     def _turn_rate(self, by: float) -> None:
         relative = self.settings.learning_rate / self.default_rate
@@ -257,6 +266,7 @@ class Levers:
             "default_rate": self.default_rate,
             "weight_decays": self._weight_decays,
             "first_regularisation": self._first_regularisation,
+            "more": self._more.state(),
         }
         return facts, self._best or {}
 
@@ -269,7 +279,9 @@ class Levers:
         self._best_settings = Hyperparameters(**state["best_settings"])
         self._best = best or None
         self._turn_rate(1.0)
-        if self.settings.regularisation != state["first_regularisation"]:
+        self._more.restore(state["more"], self.settings)
+        first = replace(self.settings, regularisation=state["first_regularisation"], extra_decay=0, extra_dropout=0)
+        if (self.settings.weight_decay, self.settings.dropout) != (first.weight_decay, first.dropout):
             self._regularise()
 
 

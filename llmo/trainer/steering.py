@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmo.actions.menu import MENU
+from llmo.actions import menu
 from llmo.agent import Agent, Space
 from llmo.diagnostics.causes import diagnose
-from llmo.diagnostics.features import NAMES, observe
+from llmo.diagnostics.features import WHOLE_NAMES, observe
 from llmo.diagnostics.history import History
 from llmo.engine.ranks import agreed
 from llmo.errors import LlmoError
@@ -23,10 +23,13 @@ from llmo.measurement import Measurement
 from llmo.run_dir import replacing, tensor_bytes, write_bytes_synced
 from llmo.trainer.gauge import Gauge
 from llmo.trainer.levers import Levers
+from llmo.trainer.more_levers import MORE
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
+MENU = (*menu.MENU, *MORE)
+"""What an agent chooses from; of the core some actions never apply here."""
 UNKNOWN = (math.nan, math.nan, math.nan)
 EVEN = (1 / 3, 1 / 3, 1 / 3)
 TENSORS = "llmo.safetensors"
@@ -82,9 +85,9 @@ class Steering:
         keeps_best: bool,
         seed: int,
     ) -> None:
-        agent.bind(Space(MENU, NAMES))
+        agent.bind(Space(MENU, WHOLE_NAMES))
         agent.reset([seed])
-        self._agent, self._keeps_best, self._total, self._limit = agent, keeps_best, steps, args.max_grad_norm
+        self._agent, self._keeps_best, self._total, self._args = agent, keeps_best, steps, args
         self.levers = Levers(args, model, optimizer, scheduler, steps, seed)
         self.gauge = Gauge(model)
         self._outputs = _outputs(model)
@@ -126,7 +129,7 @@ class Steering:
         best = min(loss, before[-1].best_validation_loss) if before else loss
         steps = sum(count for _, count in self.losses)
         # A sample's norm is that after clipping; the trainer has logged some from before.
-        norms = self.norms or looks.norms
+        norms, limit = self.norms or looks.norms, self._args.max_grad_norm
         before.append(
             Measurement(
                 step=len(before),
@@ -141,7 +144,7 @@ class Steering:
                 source_tokens=EVEN,
                 mixture=EVEN,
                 gradient_norm=float(np.mean(norms)) if norms else 0.0,
-                clipped=float(np.mean([norm > self._limit for norm in norms])) if norms and self._limit else 0.0,
+                clipped=float(np.mean([norm > limit for norm in norms])) if norms and limit else 0.0,
                 momentum_cosine=looks.momentum_cosine,
                 gradient_cosine=looks.gradient_cosine,
                 update_ratio=ratio,
@@ -157,7 +160,7 @@ class Steering:
 
     def decide(self) -> Choice:
         """Choose, and do it; after a loss that is no number, go back to the best."""
-        observation = observe(self.history)
+        observation = observe(self.history, WHOLE_NAMES)
         mask = np.array([self.levers.allowed(action, self.worse) for action in MENU])
         action, why = self._ask(observation, mask)
         if self.history.last.diverged and mask[MENU.index("rollback")]:

@@ -243,15 +243,60 @@ def test_inputs_are_corrupted_in_training_alone(tmp_path: Path) -> None:
     assert all(tuple(row.tolist()) in held_out for batch in met[False] for row in batch)
 
 
+def test_clipping_moments_and_decay_are_turned_apart_and_given_back(tmp_path: Path) -> None:
+    moves = {1: "clip_more", 2: "momentum_more", 3: "memory_more", 4: "decay_more", 5: "dropout_more", 6: "clip_less"}
+    made = trainer(tmp_path, moves, dropout=0.02, max_grad_norm=2.0, adam_beta2=0.99, weight_decay=0.01)
+    (dropout,) = [module for module in made.model.modules() if isinstance(module, torch.nn.Dropout)]  # type: ignore[union-attr]
+    seen = []
+
+    class Look(type(made.callback_handler.callbacks[0])):  # type: ignore[misc]
+        def on_step_begin(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            group = made.optimizer.param_groups[0]
+            seen.append((args.max_grad_norm, *group["betas"], group["weight_decay"], dropout.p))
+
+    made.add_callback(Look())
+    made.train()
+    start = (2.0, 0.9, 0.99, 0.01, 0.02)
+    # Clipping to a third; half of 1 - beta 1, a fifth of 1 - beta 2; one level more of each.
+    wanted = [start, (0.6, *start[1:]), (0.6, 0.95, *start[2:]), (0.6, 0.95, 0.998, *start[3:])]
+    wanted += [(0.6, 0.95, 0.998, 0.03, 0.02), (0.6, 0.95, 0.998, 0.03, 0.05), (2.0, 0.95, 0.998, 0.03, 0.05)]
+    assert [seen[step] for step in range(0, 14, 2)] == [pytest.approx(one) for one in wanted]
+    assert made.args.max_grad_norm == 2.0 and dropout.p == 0.02
+    assert made.optimizer.param_groups[0]["betas"] == pytest.approx((0.9, 0.99))
+
+
+def test_embeddings_get_noise_in_training_alone(tmp_path: Path) -> None:
+    made = trainer(tmp_path, {0: "perturb_noise", 5: "perturb_off"})
+    met: dict[bool, list[float]] = {True: [], False: []}
+
+    class Look(type(made.callback_handler.callbacks[0])):  # type: ignore[misc]
+        def on_train_begin(self, *_: Any, **given: Any) -> None:
+            embedding = made.model.get_input_embeddings()  # type: ignore[union-attr]
+
+            def note(module: torch.nn.Module, given: tuple[Tensor, ...], output: Tensor) -> None:
+                plain = module.weight[given[0]]
+                met[module.training].append(float((output - plain).norm() / plain.norm()))
+
+            embedding.register_forward_hook(note)
+
+    made.add_callback(Look())
+    made.train()
+    assert met[True][:10] == pytest.approx([0.1] * 10, rel=0.2)
+    assert max(met[True][10:]) == 0 == max(met[False])
+
+
 @pytest.mark.parametrize(("saved", "restored_by_trainer"), [(10, False), (10, True), (5, False)])
 def test_a_resumed_training_is_the_same(
     tmp_path: Path, saved: int, restored_by_trainer: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Wherever its checkpoint was, where a decision is due or between two."""
-    moves = {1: "rate_x2", 2: "augment_noise", 3: "regularise_more", 4: "rate_default", 6: "rollback", 7: "rate_decay"}
+    moves = {
+        0: "decay_less", 1: "rate_x2", 2: "augment_noise", 3: "regularise_more", 4: "rate_default", 6: "rollback",
+        7: "rate_decay", 8: "perturb_noise", 9: "memory_more",
+    }  # fmt: skip
     settings = {
         "save_strategy": "steps", "save_steps": saved, "restore_callback_states_from_checkpoint": restored_by_trainer,
-        "learning_rate": 0.05,
+        "learning_rate": 0.05, "weight_decay": 0.01,
     }  # fmt: skip
     straight = trainer(tmp_path, moves, dropout=0.1, **settings)
     straight.train()
