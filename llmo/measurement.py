@@ -36,6 +36,8 @@ class Measurement:
         learning_rate: Rate of the last optimizer step.
         teacher_loss: Validation loss of the external teacher; NaN without one.
         diverged: Whether a loss or gradient was NaN or Inf.
+        best_priced_loss: The lowest so far of the validation losses with the price of size in them; NaN where size has
+            none.
         forgotten: How far the validation loss of an earlier phase of the data lies above its lowest, as a log ratio, of
             the phase where that is most; NaN where no data have shifted.
         privacy: Share of the budget of privacy that is spent; NaN where training is not private.
@@ -62,6 +64,7 @@ class Measurement:
     learning_rate: float
     teacher_loss: float
     diverged: bool
+    best_priced_loss: float = math.nan
     forgotten: float = math.nan
     privacy: float = math.nan
     size: float = 1.0
@@ -73,6 +76,11 @@ class Measurement:
 
     def __hash__(self) -> int:
         return hash(repr(self))
+
+    @property
+    def best(self) -> float:
+        """What rewards are gained on: the best loss so far, with the price of size in it."""
+        return self.best_validation_loss if math.isnan(self.best_priced_loss) else self.best_priced_loss
 
     @property
     def finite(self) -> bool:

@@ -53,3 +53,17 @@ class LoadAveraged(Action):
     def apply(self, run: Run, row: int) -> None:
         """See the class."""
         run.load_averaged(row)
+
+
+@actions.register("stop")
+class Stop(Action):
+    """End the run with the best weights so far, where what is left of the budget is worth something (Prechelt 1998)."""
+
+    def allowed(self, run: Run, row: int) -> bool:
+        """Where the budget has a price, once something was validated."""
+        state = run.states[row]
+        return state.problem.price > 0 and state.best_state is not None
+
+    def apply(self, run: Run, row: int) -> None:
+        """See the class."""
+        run.stop(row)

@@ -151,6 +151,10 @@ class Changes(OwnData):
         registers = self.states[row].registers
         registers[name] = registers.pop("held")
 
+    def stop(self, row: int) -> None:
+        """End the run; what is left of the budget stays unspent."""
+        self.states[row].stopped = True
+
     def can_anchor(self, row: int) -> bool:
         """Whether weights can be held near to what they are now, and are not held there already."""
         here, settings = self.rows[row], self.states[row].hyperparameters

@@ -55,8 +55,10 @@ class Evaluation(Changes):
         state.interval = type(sums)()
         state.diverged |= not math.isfinite(loss)
         state.loss = math.inf if state.diverged else loss
-        if state.loss < state.best_loss:
-            state.best_loss = state.loss
+        size = self.size(row)
+        priced = state.loss * size**state.problem.size_price
+        if priced < state.best_priced:
+            state.best_loss, state.best_priced = state.loss, priced
             state.best_state = (state.hyperparameters, state.adapter, state.rank)
             self.rows[row].keep_best()
         if not sums.steps:
@@ -67,7 +69,7 @@ class Evaluation(Changes):
             self.collect(row)
         if state.hyperparameters.mixing == "tracking" and sums.steps and not state.diverged:
             state.mixture = tracking_mixture(state.mixture, state.source_loss, state.loss)
-        return measurement(state, sums, self.size(row))
+        return measurement(state, sums, size)
 
     def soup_candidates(self, row: int) -> list[str]:
         """Names of what `load_soup` would mix with the best weights, by validation loss, the running average last."""

@@ -30,6 +30,7 @@ def measurement(state: State, interval: Sums, size: float = 1.0) -> Measurement:
         cost=interval.cost,
         validation_loss=state.loss,
         best_validation_loss=state.best_loss,
+        best_priced_loss=state.best_priced if state.problem.size_price else math.nan,
         train_loss=interval.loss / steps if interval.steps else math.nan,
         source_loss=_triple(state.source_loss),
         source_share=_triple(counts / max(1, counts.sum())),

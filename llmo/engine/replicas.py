@@ -180,6 +180,8 @@ class Replicas:
     def affordable_steps(self, row: int) -> int:
         """Batches of the next interval: all, or what the budgets still pay, that of FLOPs with a validation pass."""
         state = self.states[row]
+        if state.stopped:
+            return 0
         left = state.problem.budget - state.spent - self.evaluation_cost(row)
         steps = max(0, min(state.problem.interval, int(left / self.step_cost(row))))
         privacy = state.problem.privacy

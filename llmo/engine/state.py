@@ -36,6 +36,8 @@ class Problem:
         rank: Of the LoRA factors it starts with; 0 where it starts with all weights.
         target_modules: Names of the linear layers that its adapter is on, as PEFT has them; empty for all of them.
         privacy: Budget of privacy, where training is private; else None.
+        price: What the whole budget is worth, in log validation loss; 0 where what is left is worth nothing.
+        size_price: Power of the relative size of the weights that a validation loss is multiplied by; 0 for none.
     """
 
     task: Task
@@ -51,6 +53,8 @@ class Problem:
     rank: int = 0
     target_modules: tuple[str, ...] = ()
     privacy: Privacy | None = None
+    price: float = 0.0
+    size_price: float = 0.0
 
 
 @dataclass
@@ -96,7 +100,9 @@ class State:
         mixture: Sampling weights of the three slots.
         source_loss: Last known training loss of each slot; NaN for one never sampled.
         loss: Last validation loss.
-        best_loss: The lowest so far.
+        best_loss: That of the best so far: the lowest, where size has no price.
+        best_priced: The lowest so far with the price of size in it.
+        stopped: Whether the run has ended of its own accord.
         best_state: Settings, adapter and rank at the lowest; None before it.
         teacher_loss: Validation loss of the teacher; NaN without one.
         averaged_steps: Optimizer steps in the averaged weights.
@@ -121,6 +127,8 @@ class State:
     source_loss: NDArray[np.float64] = field(default_factory=lambda: np.full(3, np.nan))
     loss: float = math.inf
     best_loss: float = math.inf
+    best_priced: float = math.inf
+    stopped: bool = False
     best_state: tuple[Hyperparameters, Adapter, int] | None = None
     teacher_loss: float = math.nan
     averaged_steps: int = 0

@@ -102,6 +102,8 @@ class Instance:
         task: What is learned: ``causal_lm``, or what `llmo/mdp/labelled_instances.py` has.
         phases: Domain of each phase where the data shift; empty where they do not.
         epsilon: Budget of privacy; 0 where training is not private.
+        price: What the whole budget is worth, in log validation loss.
+        size_price: Power of the relative size of the weights that validation losses are multiplied by.
         repeated: Share of the training sequences that nearly repeat others.
         broken: Share of the training sequences that were decoded wrongly.
     """
@@ -130,6 +132,8 @@ class Instance:
     task: str = "causal_lm"
     phases: tuple[str, ...] = ()
     epsilon: float = 0.0
+    price: float = 0.0
+    size_price: float = 0.0
     repeated: float = 0.0
     broken: float = 0.0
 

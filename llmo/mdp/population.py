@@ -26,7 +26,7 @@ from llmo.errors import LlmoError
 from llmo.mdp.instances import Instance
 from llmo.mdp.privileged import privileged
 from llmo.mdp.reference import Curve, ReferenceCurves
-from llmo.mdp.reward import reward, valid_reward
+from llmo.mdp.reward import SCALE, reward, valid_reward
 from llmo.mdp.spec import EnvSpec
 from llmo.measurement import Measurement
 
@@ -235,8 +235,11 @@ class Population:
         episode.ended = after.diverged or run.affordable_steps(slot) < 1
         # An early end is charged what the reference still gains, or diverging would be a way out.
         until = 1.0 if episode.ended else after.spent
-        reference = self._reference.gain(episode.instance, before.spent, until) if self._reference else 0.0
-        value = reward(self.reward, history.measurements[0], before, after, episode.ended, reference)
+        reference, price = 0.0, state.problem.price
+        if self._reference is not None:
+            gained = self._reference.gain(episode.instance, before.spent, until)
+            reference = gained - SCALE * price * (until - before.spent)
+        value = reward(self.reward, history.measurements[0], before, after, episode.ended, reference, price)
         return Step(value, episode.ended, self.spec.menu[taken], taken != chosen, after)
 
     def keep_to_the_end(

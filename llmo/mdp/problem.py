@@ -67,6 +67,8 @@ def build_problem(instance: Instance) -> Problem:
         seed=instance.seed,
         rank=instance.rank,
         target_modules=instance.target_modules,
+        price=instance.price,
+        size_price=instance.size_price,
     )
 
 

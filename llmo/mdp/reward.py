@@ -31,7 +31,13 @@ def gain(before: float, after: float) -> float:
 
 
 def reward(
-    name: str, first: Measurement, before: Measurement, after: Measurement, ended: bool, reference_gain: float
+    name: str,
+    first: Measurement,
+    before: Measurement,
+    after: Measurement,
+    ended: bool,
+    reference_gain: float,
+    price: float = 0.0,
 ) -> float:
     """The reward of one step.
 
@@ -43,9 +49,11 @@ def reward(
         after: The one after it.
         ended: Whether the episode is over.
         reference_gain: What ``relative`` subtracts; no other reward reads it.
+        price: Of the whole budget, in log validation loss; every reward is charged for what was spent.
     """
     penalty = DIVERGED if after.diverged else 0.0
     if name == "final":
-        return penalty + (gain(first.best_validation_loss, after.best_validation_loss) if ended else 0.0)
-    value = gain(before.best_validation_loss, after.best_validation_loss)
+        whole = gain(first.best, after.best) - SCALE * price * (after.spent - first.spent)
+        return penalty + (whole if ended else 0.0)
+    value = gain(before.best, after.best) - SCALE * price * (after.spent - before.spent)
     return penalty + value - (reference_gain if name == "relative" else 0.0)

@@ -1,0 +1,83 @@
+"""Prices of compute and size: what is charged, what counts as best, and that stopping in time pays."""
+
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from llmo.mdp.frugal_instances import draw_frugal_instance
+from llmo.mdp.population import Population
+from llmo.mdp.reward import SCALE
+from llmo.mdp.spec import env_spec
+
+SPEC = env_spec("llmo/Frugal-v0")
+STOP, KEEP, PRUNE = (SPEC.menu.index(name) for name in ("stop", "keep", "prune_more"))
+
+
+@pytest.fixture(scope="module")
+def instance():  # type: ignore[no-untyped-def]
+    torch.set_num_threads(1)
+    return next(
+        one
+        for one in (draw_frugal_instance("train", index) for index in range(200))
+        if one.shape.depth == 1 and one.interval < 12 and not (one.closed or one.neutral)
+    )
+
+
+def played(instance, actions: list[int], reward: str = "gain") -> tuple[float, Population]:  # type: ignore[no-untyped-def]
+    """The whole reward of an episode that begins with some actions and keeps then."""
+    population, total = Population(SPEC, 1, reward, executor="batched"), 0.0
+    population.reset({0: instance})
+    waiting = list(actions)
+    while not population.episode(0).ended:
+        total += population.step({0: waiting.pop(0) if waiting else KEEP})[0].reward
+    return total, population
+
+
+def test_every_step_is_charged_for_what_it_spends(instance) -> None:  # type: ignore[no-untyped-def]
+    priced = replace(instance, price=0.3, size_price=0.0)
+    total, population = played(priced, [])
+    measurements = population.episode(0).history.measurements
+    first, last = measurements[0], measurements[-1]
+    gained = math.log(first.best_validation_loss / last.best_validation_loss)
+    assert total == pytest.approx(SCALE * (gained - 0.3 * (last.spent - first.spent)))
+    assert played(priced, [], "final")[0] == pytest.approx(total)
+    assert played(replace(priced, price=0.0), [])[0] == pytest.approx(SCALE * gained)
+
+
+def test_stopping_ends_the_episode_and_leaves_the_budget(instance) -> None:  # type: ignore[no-untyped-def]
+    dear, cheap = (replace(instance, price=price, size_price=0.0) for price in (5.0, 0.001))
+    stopped, population = played(dear, [KEEP, STOP])
+    history = population.episode(0).history
+    assert history.actions == ["keep", "stop"] and history.last.spent < 0.3
+    assert population.test_loss(0) > 0
+    assert stopped > played(dear, [])[0]
+    assert played(cheap, [KEEP, STOP])[0] < played(cheap, [])[0]
+
+
+def test_where_nothing_has_a_price_nobody_stops(instance) -> None:  # type: ignore[no-untyped-def]
+    population = Population(SPEC, 1)
+    population.reset({0: replace(instance, price=0.0)})
+    assert not population.mask(0)[STOP]
+    population.reset({0: instance})
+    assert population.mask(0)[STOP]
+
+
+def test_a_smaller_model_may_be_the_best_with_a_higher_loss(instance) -> None:  # type: ignore[no-untyped-def]
+    dear, free = (replace(instance, price=0.0, size_price=price) for price in (2.0, 0.0))
+    for one, small in ((dear, True), (free, False)):
+        _, population = played(one, [KEEP] * (instance.steps - 4) + [PRUNE] * 4)
+        history = population.episode(0).history
+        run = population.run_of(0)
+        best = run.rows[0].best_weights
+        zeros = int((best[run.layout.matrices.bool()] == 0).sum())
+        assert (zeros > 0) == small
+        priced = [m.validation_loss * m.size**one.size_price for m in history.measurements]
+        assert history.last.best_priced_loss == pytest.approx(min(priced))
+
+
+def test_a_reference_pays_the_same_price(instance) -> None:  # type: ignore[no-untyped-def]
+    """Relative rewards of an episode to the end are free of the price."""
+    totals = [played(replace(instance, price=price, size_price=0.0), [], "relative")[0] for price in (0.0, 0.4)]
+    assert totals[0] == pytest.approx(totals[1], abs=0.02)
