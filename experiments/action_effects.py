@@ -36,7 +36,8 @@ def action_effects(
     """Measure what each action is worth, by cause and by phase of the run.
 
     Args:
-        out: Folder for `effects.json`, `effects.png`, `effects.md` and a file for every instance.
+        out: Folder for `effects.json`, `effects.md`, `effects.png` once there are moments enough for means, and a file for
+            every instance.
         env: Registered name of the environment.
         bases: Rules that play until a branch, by turns.
         instances: How many instances, from index 0.
@@ -88,7 +89,8 @@ def action_effects(
         }
         write_text_atomic(out / "effects.json", json.dumps(content, indent=1) + "\n")
         write_text_atomic(out / "effects.md", table(content) + "\n")
-        plot_effects(content, out / "effects.png")
+        if content["effects"]["all"].get("all"):
+            plot_effects(content, out / "effects.png")
     print(table(content))
 
 

@@ -13,8 +13,8 @@ class Perturb(SetMode):
     hyperparameter = "perturbation"
 
     def allowed(self, run: Run, row: int) -> bool:
-        """When another mode is on, in one process; an encoder and a decoder share an embedding, which is not told."""
-        fits = run.ranks is None and run.interface.kind != "seq2seq"
+        """When another mode is on, in one process, and what is read is embedded by a layer that nothing else shares."""
+        fits = run.ranks is None and run.embedded and run.interface.kind != "seq2seq"
         return (fits or self.mode == "off") and super().allowed(run, row)
 
 

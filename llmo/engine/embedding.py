@@ -7,6 +7,15 @@ from typing import Any
 from torch import Tensor, nn
 
 
+def input_embedding(model: Any) -> nn.Module | None:
+    """The layer that tokens are embedded with; None for a model that reads something else."""
+    try:
+        found = model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
+    return found if isinstance(found, nn.Module) else None
+
+
 class Addition:
     """Adds to what the input embedding gives.
 
@@ -19,8 +28,8 @@ class Addition:
 
     def __init__(self, model: Any) -> None:
         self.added: Tensor | None = None
-        embedding = model.get_input_embeddings()
-        if isinstance(embedding, nn.Module):
+        embedding = input_embedding(model)
+        if embedding is not None:
             embedding.register_forward_hook(self._hook)
 
     def _hook(self, _module: nn.Module, _inputs: Any, output: Tensor) -> Tensor:

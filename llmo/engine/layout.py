@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from llmo.engine.dropout import blocks
+from llmo.engine.embedding import input_embedding
 from llmo.engine.vectors import WHOLE, Whole
 
 MAX_RANK = 8
@@ -146,8 +146,7 @@ def _padded(size: int) -> int:
 
 def _embedding(model: nn.Module) -> str:
     """Name of the weight that tokens are embedded with."""
-    get: Any = getattr(model, "get_input_embeddings", None)
-    weight = getattr(get() if get else None, "weight", None)
+    weight = getattr(input_embedding(model), "weight", None)
     return next((name for name, parameter in model.named_parameters() if parameter is weight), "")
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from llmo.engine.dropout import dropout_masks
+from llmo.engine.embedding import input_embedding
 from llmo.engine.executors import Batch, Executor
 from llmo.engine.lanes import Lane
 from llmo.engine.layout import Layout
@@ -39,6 +40,7 @@ class NextBatch:
 
     Attributes:
         rare: Runs passes of rare shapes.
+        embedded: Whether what the model reads are tokens that it embeds.
     """
 
     def __init__(
@@ -49,7 +51,8 @@ class NextBatch:
         self._hidden = model.config.hidden_size
         # What is rare is not compiled: it would take a graph of its own.
         self.rare: Executor = getattr(executor, "program", executor)
-        self._model = model
+        self._embedding = input_embedding(model)
+        self.embedded = self._embedding is not None
         self._soft_targets = SoftTargets(executor, interface.outputs, device)
 
     def __call__(self, active: Sequence[Lane], effective: Tensor, averaged: Tensor) -> Batch:
@@ -86,7 +89,7 @@ class NextBatch:
         name = self._layout.embedding
         if name:
             return self._layout.unflatten(row)[name]
-        embedding: Any = self._model.get_input_embeddings()
+        embedding: Any = self._embedding
         weight: Tensor = embedding.weight.detach()
         return weight
 

@@ -21,6 +21,11 @@ WRITTEN = 32
 class OwnData(Replicas):
     """N replicas of one model; see `Replicas` for the arguments."""
 
+    @property
+    def embedded(self) -> bool:
+        """Whether what the model reads are tokens that it embeds."""
+        return self._next_batch.embedded
+
     def words(self, row: int) -> Words:
         """What is known of a row's tokens."""
         task, kind = self.states[row].problem.task, self.interface.kind
@@ -32,7 +37,7 @@ class OwnData(Replicas):
         elif task.padded:
             labels = "token"
         # A rank has but a part of the embeddings, where they are shared out.
-        near = partial(self._neighbours, row) if self.ranks is None else None
+        near = partial(self._neighbours, row) if self.ranks is None and self.embedded else None
         pads = kind != "causal_lm"
         return Words(self.config.vocab_size, labels, near, task.codec, task.synonyms, pads)
 

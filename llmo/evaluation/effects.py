@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -153,8 +152,3 @@ def _resampled_mean(values: Any, counts: Any) -> Any:
 def plain(effect: Effect) -> dict[str, Any]:
     """An effect as JSON has it."""
     return {**vars(effect), "gains": {name: round(gain, 4) for name, gain in effect.gains.items()}}
-
-
-def finite(effect: Effect) -> bool:
-    """Whether every gain is a number: a branch that has diverged keeps its best, so it should be."""
-    return all(math.isfinite(gain) for gain in effect.gains.values())

@@ -80,7 +80,7 @@ def test_a_sound_action_passes(monkeypatch: pytest.MonkeyPatch) -> None:
         (Nothing, "changes nothing"),
         (Everywhere, "the other run"),
         (Refund, "gives budget back"),
-        (Never, "allowed in none"),
+        (Never, "allowed in no state"),
         (Meddling, "cursor"),
         (object, "it is a object"),
     ],
