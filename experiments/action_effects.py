@@ -36,8 +36,8 @@ def action_effects(
     """Measure what each action is worth, by cause and by phase of the run.
 
     Args:
-        out: Folder for `effects.json`, `effects.md`, `effects.png` once there are moments enough for means, and a file for
-            every instance.
+        out: Folder for `effects.json`, `effects.md`, `effects.png` once there are enough moments for means, and a file
+            for every instance.
         env: Registered name of the environment.
         bases: Rules that play until a branch, by turns.
         instances: How many instances, from index 0.
