@@ -25,7 +25,7 @@ class Rounds:
     Attributes:
         begun: Whether the rate has been set.
         left: Environment steps until the round is judged; 0 between rounds.
-        loss: Gain since the first measurement when the round began.
+        gained: Gain since the first measurement when the round began.
         over: Whether rounds no longer gain.
     """
 

@@ -130,6 +130,8 @@ class Hyperparameters:
         for name, values in LEVELS.items():
             if getattr(self, name) not in range(len(values)):
                 raise LlmoError(name, getattr(self, name), f"a level in 0..{len(values) - 1}")
+        if self.frozen < 0:
+            raise LlmoError("frozen", self.frozen, "a number of layers, at least 0")
         if self.decay_from is not None and not 0 <= self.decay_from <= 1:
             raise LlmoError("decay_from", self.decay_from, "a share in [0, 1]")
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from llmo.errors import LlmoError
-from llmo.sealing import seal, unseal
+from llmo.sealing import KeyMissing, check_key, seal, unseal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -73,8 +73,10 @@ class RunDir:
         """Make and lock the folder.
 
         Raises:
-            LlmoError: It is no folder, is in use, or holds a run and `resume` was not asked for.
+            LlmoError: There is a key that nothing can be encrypted with; the folder is no folder, is in use, or holds a
+                run and `resume` was not asked for.
         """
+        check_key()
         try:
             self.path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, NotADirectoryError) as error:
@@ -168,15 +170,15 @@ class RunDir:
         """The newest checkpoint that is whole, or None; broken ones are named by a warning and in `skipped`.
 
         Raises:
-            LlmoError: It is encrypted, and the key is missing or another one.
+            KeyMissing: It is encrypted, and the key is missing or another one.
         """
         self.skipped = []
         for path in reversed(self._numbered()):
             try:
                 return _read_checkpoint(path)
+            except KeyMissing:
+                raise
             except LlmoError as error:
-                if error.what == "key":
-                    raise
                 self.skipped.append(path.name)
                 warnings.warn(str(error), stacklevel=2)
         return None

@@ -16,6 +16,20 @@ CHUNK = 2**28
 """Bytes that are encrypted at once: the library takes less than 2 GiB."""
 
 
+class KeyMissing(LlmoError):
+    """What is encrypted cannot be read: there is no key, or another one."""
+
+
+def check_key() -> None:
+    """Whether what the environment has for a key can encrypt.
+
+    Raises:
+        LlmoError: It is no key, or the library is not installed.
+    """
+    if key() is not None:
+        needs_extra("encryption", "cryptography", "privacy")
+
+
 def key() -> bytes | None:
     """The key of the environment, 256 bits; None without one.
 
@@ -56,13 +70,13 @@ def unseal(content: bytes) -> bytes:
     """Decrypt what was sealed; anything else is given back as it is.
 
     Raises:
-        LlmoError: There is no key, it is another one, or the content was altered.
+        KeyMissing: There is no key, it is another one, or the content was altered.
     """
     if not content.startswith(MAGIC):
         return content
     secret = key()
     if secret is None:
-        raise LlmoError("key", "none", f"that of the run, in {VARIABLE}")
+        raise KeyMissing("key", "none", f"that of the run, in {VARIABLE}")
     needs_extra("encryption", "cryptography", "privacy")
     from cryptography.exceptions import InvalidTag
     from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -76,7 +90,7 @@ def unseal(content: bytes) -> bytes:
         try:
             opened.append(cipher.decrypt(chunk[:NONCE], chunk[NONCE:], _place(index, count)))
         except (InvalidTag, ValueError) as error:
-            raise LlmoError("key", f"the one in {VARIABLE}", "that of the run; or the file was altered") from error
+            raise KeyMissing("key", f"the one in {VARIABLE}", "that of the run; or the file was altered") from error
     return b"".join(opened)
 
 

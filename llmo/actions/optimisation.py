@@ -84,18 +84,29 @@ class MomentumLess(TurnLevel):
     hyperparameter, by = "momentum", -1
 
 
+class Memory(TurnLevel):
+    """Turn the memory of the second moment."""
+
+    hyperparameter = "memory"
+
+    def allowed(self, run: Run, row: int) -> bool:
+        """While there is such a level, and the optimizer has a second moment."""
+        squares = run.states[row].hyperparameters.optimizer in ("adamw", "schedule_free")
+        return squares and super().allowed(run, row)
+
+
 @actions.register("memory_more")
-class MemoryMore(TurnLevel):
+class MemoryMore(Memory):
     """A longer memory of the second moment: a higher beta 2."""
 
-    hyperparameter, by = "memory", 1
+    by = 1
 
 
 @actions.register("memory_less")
-class MemoryLess(TurnLevel):
+class MemoryLess(Memory):
     """A shorter memory of the second moment: a lower beta 2."""
 
-    hyperparameter, by = "memory", -1
+    by = -1
 
 
 @actions.register("clip_more")

@@ -69,7 +69,7 @@ class RateDefault(Action):
 
     def apply(self, run: Run, row: int) -> None:
         """See the class."""
-        run.change(row, learning_rate=run.default_rate(row), decay_from=None)
+        run.change(row, learning_rate=run.default_rate(row), decay_from=None, cosine=False)
 
 
 @actions.register("rate_decay")
@@ -84,4 +84,4 @@ class RateDecay(Action):
     def apply(self, run: Run, row: int) -> None:
         """See the class."""
         state = run.states[row]
-        run.change(row, decay_from=min(state.spent / state.problem.budget, 0.999))
+        run.change(row, decay_from=min(state.spent / state.problem.budget, 0.999), cosine=False)

@@ -47,12 +47,12 @@ FALLING = -0.05
 def diagnose(observation: NDArray[np.float32]) -> tuple[str, str]:
     """Name the likeliest cause of a poor run, and the evidence.
 
-    In this order: earlier data whose loss has risen are forgetting. A training loss far below validation, without gain,
-    is overfitting, or too few data where the sources in use are tiny. A loss above its best, or a rate far above the
-    default, is instability; a rate far below it is slow optimisation (in the first half only, where no decay explains
-    it). Sources in use whose losses lie far from validation, while another's lies near, are bad data. A run that has
-    stalled for none of these reasons has bad data if its gradients shrink, as they do where what is left is noise, and
-    too small a model if they do not.
+    In this order: earlier data whose loss has risen are forgetting. A training loss below validation without gain, or
+    far below it, is overfitting, or too few data where the sources in use are tiny. A loss above its best, or a rate
+    far above the default, is instability; a rate far below it is slow optimisation (in the first half, or where it is
+    extremely low; not where a decay explains it). Sources in use whose losses lie far from validation, while another's
+    lies near, are bad data. A run that has stalled after its first quarter for none of these reasons has bad data if
+    its gradients shrink, as they do where what is left is noise, and too small a model if they do not.
 
     Args:
         observation: Features, [F].

@@ -126,7 +126,7 @@ _MORE_MODES = {
 }
 MORE_FAMILIES = (
     "decay", "dropout", "momentum", "memory", "clip", "batch", "smooth", "warm", "optimizer", "select", "freeze",
-    "perturb", "swa", "soup", "anchor", "replay", "save", "load", "swap", "clean", "write", "written", "pseudo",
+    "perturb", "swa", "soup", "anchor", "replay", "save", "swap", "clean", "write", "written", "pseudo",
     "prune", "quantise", "noise",
 )  # fmt: skip
 """How the names begin of actions that only the whole menu has."""

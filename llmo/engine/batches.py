@@ -84,6 +84,7 @@ def draw_batches(
             materials[step, again] = [known[int(x / replay * len(known))] for x in u[step, again]]
             slots[step, again] = -1
     where = uniform(seeds, steps, WINDOW, batch)
+    # Tasks of plug-ins may draw from anywhere only.
     given = () if places is None else (places,)
     inputs, labels = task.draw(materials.reshape(-1), where.reshape(-1), *given)
     return inputs.reshape(len(steps), batch, -1), labels.reshape(len(steps), batch, -1), slots

@@ -2,6 +2,9 @@
 
 DP-SGD is that of Abadi et al. 2016, "Deep learning with differential privacy"; what it costs is counted by opacus
 (Renyi differential privacy, Mironov 2017). As usual batches count as Poisson samples; here they have a fixed size.
+
+What is protected is one sequence: windows of running text start anywhere, so a stretch of text may be in several. The
+noise follows from the run's seed, so that a run can be repeated: where it matters, the seed is a secret.
 """
 
 from __future__ import annotations

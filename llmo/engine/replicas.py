@@ -37,8 +37,6 @@ from llmo.kinds import Interface, kind_of
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-FRESH_RANK = 4
-
 
 class Replicas:
     """N replicas of one model.

@@ -157,15 +157,15 @@ class Run(Evaluation):
         )
         average(lanes.averaged[n], effective, settings, sound)
         empty = self._empty(lanes) if rare else {}
+        optimizers = [lane.optimizer for lane in active]
         for adapter, (moments, given) in enumerate(((full, gradient), (lora, factors))):
             here = torch.tensor([lane.adapter == bool(adapter) for lane in active], device=sound.device)
             if adapter and not own:
                 continue
             chosen = ready & here if own else ready
             if rare:
-                plain = torch.tensor([lane.optimizer == "adamw" for lane in active], device=sound.device)
-                others = [lane.optimizer for lane in active]
-                update_others(others, moments, given, norms, settings, chosen & ~plain)
+                plain = torch.tensor([name == "adamw" for name in optimizers], device=sound.device)
+                update_others(optimizers, moments, given, norms, settings, chosen & ~plain)
                 chosen = chosen & plain
             update(moments, given, norms, settings, chosen)
         for place, pruned_ones in empty.items():

@@ -25,7 +25,7 @@ HORIZONS = {"1": 1, "3": 3, "all": 10**6}
 TOGETHER = 16
 """Branches in one population."""
 FEWEST = 5
-"""Runs that a mean needs at least."""
+"""Moments that a mean needs at least."""
 
 
 @dataclass(frozen=True)
@@ -116,17 +116,16 @@ def _curves(population: Population, moment: Snapshot, actions: Sequence[int]) ->
 
 def _gain(curve: Curve, keep: Curve, steps: int) -> float:
     """By how much a curve lies below that of keeping on after some steps, in percent."""
-    place = min(steps, len(curve.losses) - 1)
     if steps >= len(curve.losses):
         return 100 * (keep.losses[-1] - curve.losses[-1])
-    return 100 * (keep.at(curve.spent[place]) - curve.losses[place])
+    return 100 * (keep.at(curve.spent[steps]) - curve.losses[steps])
 
 
 def summary(effects: Sequence[Effect]) -> dict[str, Any]:
     """Mean gains with 95% intervals, over all moments, by cause and by phase; instances are resampled.
 
     Returns:
-        By horizon, then by group (``all``, a cause, or a phase), then by action: `mean`, `low`, `high` and `runs`.
+        By horizon, then by group (``all``, a cause, or a phase), then by action: `mean`, `low`, `high` and `moments`.
     """
     found: dict[str, Any] = {horizon: defaultdict(dict) for horizon in HORIZONS}
     groups: dict[tuple[str, str], list[Effect]] = defaultdict(list)
@@ -140,7 +139,7 @@ def summary(effects: Sequence[Effect]) -> dict[str, Any]:
         for horizon in HORIZONS:
             values = np.array([effect.gains[horizon] for effect in part])
             low, high = bootstrap.interval(values[None], _resampled_mean)
-            row = {"mean": float(values.mean()), "low": low, "high": high, "runs": len(part)}
+            row = {"mean": float(values.mean()), "low": low, "high": high, "moments": len(part)}
             found[horizon][group][action] = row
     return {horizon: dict(groups) for horizon, groups in found.items()}
 

@@ -82,7 +82,7 @@ def build_mixed_problem(instance: Instance) -> Problem:
 
 
 def draw_dirty_instance(part: str, index: int, budget_scale: float = 1.0) -> Instance:
-    """The same with dirt in the training data of two thirds of the instances; see `llmo/mdp/dirt.py`."""
+    """The same with dirt in the training data of seven in ten instances; see `llmo/mdp/dirt.py`."""
     instance = draw_mixed_instance(part, index, budget_scale)
     rng = np.random.default_rng([*valid_place(part, index, budget_scale), STREAM, DIRTY])
     repeated, broken = rng.uniform(*DIRT, 2) * (rng.random(2) < DIRTY_SHARE)

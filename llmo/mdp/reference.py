@@ -34,7 +34,7 @@ class Curve:
     @classmethod
     def of(cls, measurements: Sequence[Measurement]) -> Curve:
         """That of an episode's measurements."""
-        losses = (math.log(measurement.best_validation_loss) for measurement in measurements)
+        losses = (math.log(measurement.best) for measurement in measurements)
         return cls(tuple(measurement.spent for measurement in measurements), tuple(losses))
 
     def at(self, share: float) -> float:

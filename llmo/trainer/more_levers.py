@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from llmo import catalog
-from llmo.actions.levels import TurnExtra, TurnLevel
+from llmo.actions.levels import Turn
 from llmo.engine.perturbing import noise
-from llmo.hyperparameters import LEVELS, WEIGHT_DECAY_LEVELS, Hyperparameters
+from llmo.hyperparameters import Hyperparameters
 
 if TYPE_CHECKING:
     from transformers import TrainingArguments
@@ -21,8 +21,8 @@ MORE = (
     "decay_less", "dropout_more", "dropout_less", "perturb_noise", "perturb_off",
 )  # fmt: skip
 """Actions of the whole menu that apply here."""
-TURNED = ("clipping", "momentum", "memory", "extra_decay", "extra_dropout", "perturbation")
-"""Hyperparameters that they turn."""
+TURNED = ("clipping", "momentum", "memory", "perturbation")
+"""Hyperparameters that are set here; weight decay and dropout are with the others."""
 
 
 class MoreLevers:
@@ -46,25 +46,22 @@ class MoreLevers:
     def allowed(self, action: str, settings: Hyperparameters) -> bool:
         """Whether an action would do anything with these settings."""
         kind = catalog.get("actions", action)
-        if action.startswith("perturb"):
+        if not issubclass(kind, Turn):
             return self._hook is not None and settings.perturbation != kind.mode
-        if issubclass(kind, TurnExtra):
-            level = settings.regularisation + getattr(settings, kind.hyperparameter)
-            levels = range(len(WEIGHT_DECAY_LEVELS))
-            return level in levels and level + kind.by in levels
         if kind.hyperparameter == "clipping" and not self._first_norm:
             return False
-        if kind.hyperparameter != "clipping" and not any(self._first_betas):
+        if kind.hyperparameter in ("momentum", "memory") and not any(self._first_betas):
             return False
-        return getattr(settings, kind.hyperparameter) + kind.by in range(len(LEVELS[kind.hyperparameter]))
+        return kind().turned(settings) is not None
 
     def changed(self, action: str, settings: Hyperparameters) -> Hyperparameters:
         """The settings after an allowed action."""
         kind = catalog.get("actions", action)
-        if issubclass(kind, TurnLevel | TurnExtra):
-            level = getattr(settings, kind.hyperparameter) + kind.by
-            return replace(settings, **{kind.hyperparameter: level})
-        return replace(settings, perturbation=kind.mode)
+        if not issubclass(kind, Turn):
+            return replace(settings, perturbation=kind.mode)
+        turned: Hyperparameters | None = kind().turned(settings)
+        assert turned is not None
+        return turned
 
     def set(self, settings: Hyperparameters) -> None:
         """Bring the trainer to what the settings say; the script's own values are the default levels."""

@@ -242,6 +242,7 @@ def test_reflection_keeps_what_paid_and_decays_in_the_end() -> None:
         ({"spent": -0.2, "gain_total": 1.0, "teacher_gap": 0.3}, "distil_teacher"),
         ({"spent": -0.2, "gain_total": 1.0, "teacher_gap": -0.3}, "adapter_full"),
         ({"spent": -0.2, "gain_total": 1.0, "norm_trend": -0.3}, "source_tracking"),
+        ({"train_gap": -1.5, **{f"source_{slot}_size": -1.0 for slot in (1, 2, 3)}}, "augment_noise"),
         ({"gain_4": 1.0}, "keep"),
     ],
 )

@@ -42,7 +42,7 @@ def test_a_summary_has_planted_means_by_cause_and_phase() -> None:
     row = found["instability"]["rate_x0.5"]
     assert row["mean"] == pytest.approx(4.0, abs=0.2) and row["low"] < 4.0 < row["high"] and row["low"] > 3.7
     assert found["none"]["rate_x0.5"]["high"] < 0 and found["early"]["rate_x0.5"]["mean"] == pytest.approx(1.5, abs=0.3)
-    assert row["runs"] == 60 and "capacity" not in found, "one run is no mean"
+    assert row["moments"] == 60 and "capacity" not in found, "one moment is no mean"
 
 
 def test_repairing_a_rate_that_is_far_too_high_is_found_to_pay() -> None:
