@@ -172,7 +172,9 @@ def _within(level: int) -> int:
     return max(0, min(len(WEIGHT_DECAY_LEVELS) - 1, level))
 
 
-def default_learning_rate(parameters: int, start: Start, adapter: Adapter, optimizer: Optimizer = "adamw") -> float:
+def default_learning_rate(
+    parameters: int, start: Start, adapter: Adapter, optimizer: Optimizer = "adamw", trained: int = 0
+) -> float:
     """The rate llmo starts from when nobody has chosen one.
 
     A power law of size. From scratch its level is where `llmo tune` finds the best constant rate on train instances
@@ -184,7 +186,8 @@ def default_learning_rate(parameters: int, start: Start, adapter: Adapter, optim
         start: From scratch, or from pre-trained weights.
         adapter: Whether all weights are trained, or an adapter, and of which kind.
         optimizer: What it is the rate of; of SGD with momentum for gradients that are clipped to a norm of 1.
+        trained: How many parameters are trained; 0 for all.
     """
     level = 6e-3 if start == "scratch" else 4e-3
     rate = level * (parameters / 3e4) ** -0.35 * ADAPTER_FACTORS[adapter] * OPTIMIZER_FACTORS[optimizer]
-    return rate * math.sqrt(parameters) if optimizer == "sgd" else rate
+    return rate * math.sqrt(trained or parameters) if optimizer == "sgd" else rate

@@ -140,7 +140,7 @@ class RunDir:
         final = self._checkpoints / f"{step:06d}"
         temporary = self._checkpoints / f".{final.name}.tmp"
         contents = {"tensors.safetensors": tensor_bytes(tensors), "meta.json": json.dumps(dict(meta)).encode()}
-        files = {name: seal(content) for name, content in contents.items()}
+        files = {name: seal(content, f"{step}/{name}") for name, content in contents.items()}
         for file in self._records.values():
             os.fsync(file.fileno())
         manifest = {
@@ -246,7 +246,7 @@ def _read_checkpoint(path: Path) -> Checkpoint:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LlmoError("checkpoint", str(path), f"one that is whole ({error})") from error
     # A missing or wrong key is no reason to begin again from an older checkpoint.
-    contents = {name: unseal(content) for name, content in files.items()}
+    contents = {name: unseal(content, f"{manifest['step']}/{name}") for name, content in files.items()}
     try:
         tensors = safetensors.torch.load(contents["tensors.safetensors"])
         return Checkpoint(manifest["step"], tensors, json.loads(contents["meta.json"]), manifest["records"])

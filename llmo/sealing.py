@@ -49,8 +49,13 @@ def key() -> bytes | None:
     return found
 
 
-def seal(content: bytes) -> bytes:
-    """Encrypt, where the environment has a key; else the content as it is."""
+def seal(content: bytes, place: str) -> bytes:
+    """Encrypt, where the environment has a key; else the content as it is.
+
+    Args:
+        content: What is to be kept.
+        place: Where it is kept; it cannot be read from another place.
+    """
     secret = key()
     if secret is None:
         return content
@@ -62,19 +67,25 @@ def seal(content: bytes) -> bytes:
     for index in range(count):
         nonce = os.urandom(NONCE)
         chunk = content[CHUNK * index : CHUNK * (index + 1)]
-        parts += [nonce, cipher.encrypt(nonce, chunk, _place(index, count))]
+        parts += [nonce, cipher.encrypt(nonce, chunk, f"{place}/{index}/{count}".encode())]
     return b"".join(parts)
 
 
-def unseal(content: bytes) -> bytes:
-    """Decrypt what was sealed; anything else is given back as it is.
+def unseal(content: bytes, place: str) -> bytes:
+    """Decrypt what was sealed; without a key anything else is given back as it is.
+
+    Args:
+        content: What was kept.
+        place: Where it was kept.
 
     Raises:
         KeyMissing: There is no key, it is another one, or the content was altered.
     """
-    if not content.startswith(MAGIC):
+    secret, sealed_once = key(), content.startswith(MAGIC)
+    if not sealed_once and secret is None:
         return content
-    secret = key()
+    if not sealed_once:
+        raise KeyMissing("key", f"the one in {VARIABLE}", "none, as the run was begun without a key")
     if secret is None:
         raise KeyMissing("key", "none", f"that of the run, in {VARIABLE}")
     needs_extra("encryption", "cryptography", "privacy")
@@ -88,12 +99,7 @@ def unseal(content: bytes) -> bytes:
     for index in range(count):
         chunk = sealed[size * index : size * (index + 1)]
         try:
-            opened.append(cipher.decrypt(chunk[:NONCE], chunk[NONCE:], _place(index, count)))
+            opened.append(cipher.decrypt(chunk[:NONCE], chunk[NONCE:], f"{place}/{index}/{count}".encode()))
         except (InvalidTag, ValueError) as error:
             raise KeyMissing("key", f"the one in {VARIABLE}", "that of the run; or the file was altered") from error
     return b"".join(opened)
-
-
-def _place(index: int, count: int) -> bytes:
-    """What binds a chunk to its place."""
-    return f"{index}/{count}".encode()

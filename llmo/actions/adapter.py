@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmo.actions.action import Action
-from llmo.engine.adapter_kinds import KINDS, ia3_targets
+from llmo.engine.adapter_kinds import KINDS, rescalable
 from llmo.engine.layout import MAX_RANK
 from llmo.engine.run import Run
 from llmo.hyperparameters import Adapter
@@ -99,8 +99,8 @@ class AdapterIa3(FreshAdapter):
     adapter = "ia3"
 
     def allowed(self, run: Run, row: int) -> bool:
-        """While something else is trained, in an architecture whose layers PEFT knows."""
-        return super().allowed(run, row) and bool(ia3_targets(run.layout.model_type)[0])
+        """While something else is trained, in an architecture whose layers PEFT knows and that have no biases."""
+        return super().allowed(run, row) and rescalable(run.layout)
 
 
 @actions.register("adapter_rank_down")
@@ -128,7 +128,7 @@ class FreezeMore(Action):
     def apply(self, run: Run, row: int) -> None:
         """See the class."""
         frozen = run.states[row].hyperparameters.frozen
-        run.change(row, frozen=min(len(run.layout.begins), max(1, 2 * frozen)))
+        run.freeze(row, min(len(run.layout.begins), max(1, 2 * frozen)))
 
 
 @actions.register("freeze_less")

@@ -31,7 +31,7 @@ class Rollback(Action):
     def allowed(self, run: Run, row: int) -> bool:
         """When the last validation was not the best."""
         state = run.states[row]
-        return state.best_state is not None and state.loss > state.best_loss
+        return state.best_state is not None and state.priced > state.best_priced
 
     def apply(self, run: Run, row: int) -> None:
         """See the class."""

@@ -175,6 +175,14 @@ def _rescaled(layout: Layout) -> Iterator[tuple[Linear, int, bool]]:
             yield linear, linear.outputs, False
 
 
+def rescalable(layout: Layout) -> bool:
+    """Whether IA3 can be had by scaling weights alone: it also scales the biases of what it rescales by outputs."""
+    layers = list(_rescaled(layout))
+    return bool(layers) and all(
+        f"{linear.name}.bias" not in layout.names for linear, _, by_inputs in layers if not by_inputs
+    )
+
+
 @lru_cache(maxsize=64)
 def ia3_targets(model_type: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """How the names of layers end that PEFT's IA3 rescales in a kind of model, and of those in a feed-forward block."""
@@ -214,5 +222,7 @@ def _nearest(b: Tensor, a: Tensor, rank: int) -> tuple[Tensor, Tensor]:
     qb, rb = torch.linalg.qr(b)
     qa, ra = torch.linalg.qr(a.T)
     u, s, vh = torch.linalg.svd(rb @ ra.T)
-    root = s[:rank].sqrt()
-    return root[:, None] * (vh[:rank] @ qa.T), (qb @ u[:, :rank]) * root
+    # A layer may be smaller than the rank.
+    kept = min(rank, len(s))
+    root = s[:kept].sqrt()
+    return root[:, None] * (vh[:kept] @ qa.T), (qb @ u[:, :kept]) * root

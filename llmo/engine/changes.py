@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -43,6 +45,13 @@ class Changes(OwnData):
             KINDS[adapter].begin(self.layout, weights, moments.values[0], FRESH_RANK, self._seed(row))
             state.rank = FRESH_RANK if KINDS[adapter].ranked else 1
         if self._optimizer(row) == "schedule_free":
+            self._begin_optimizer(row)
+
+    def freeze(self, row: int, layers: int) -> None:
+        """Stop training so many of the lowest layers: the embeddings are the first, then the blocks."""
+        self.change(row, frozen=layers)
+        if self._optimizer(row) == "schedule_free":
+            # Elsewhere its gradients would be taken at a point that frozen layers never reach.
             self._begin_optimizer(row)
 
     def grow_adapter(self, row: int) -> None:
@@ -140,8 +149,11 @@ class Changes(OwnData):
     def holds(self, row: int, name: str) -> bool:
         """Whether a register holds a row as it is now."""
         state = self.states[row]
-        known = state.registers.get(name)
-        return known is not None and known[0] == state.hyperparameters and self.rows[row].holds(name)
+        known, now = state.registers.get(name), state.hyperparameters
+        if known is None or not self.rows[row].holds(name):
+            return False
+        # The mixture stays as it is, and an anchor that is gone does not come back.
+        return replace(known[0], mixing=now.mixing, anchored=now.anchored) == now
 
     def swap_saved(self, row: int, name: str) -> None:
         """Go back to a register, which then holds what was here."""
@@ -230,8 +242,11 @@ class Changes(OwnData):
         self._prune(row)
 
     def _prune(self, row: int) -> None:
-        values = self.rows[row].own_full().values[0]
-        prune(values, self._matrices, self.states[row].hyperparameters.level("sparsity"))
+        full = self.rows[row].own_full()
+        prune(full.values[0], self._matrices, self.states[row].hyperparameters.level("sparsity"))
+        if self._optimizer(row) == "schedule_free":
+            # Its fast sequence would bring back what was pruned.
+            full.first[0].masked_fill_(pruned(full.values[0], self._matrices), 0.0)
 
     def quantise(self, row: int) -> None:
         """Round the linear layers to eight bits and train a LoRA adapter on them from now on."""

@@ -56,9 +56,9 @@ class Evaluation(Changes):
         state.diverged |= not math.isfinite(loss)
         state.loss = math.inf if state.diverged else loss
         size = self.size(row)
-        priced = state.loss * size**state.problem.size_price
-        if priced < state.best_priced:
-            state.best_loss, state.best_priced = state.loss, priced
+        state.priced = state.loss * size**state.problem.size_price
+        if state.priced < state.best_priced:
+            state.best_loss, state.best_priced = state.loss, state.priced
             state.best_state = (state.hyperparameters, state.adapter, state.rank)
             self.rows[row].keep_best()
         if not sums.steps:
@@ -74,7 +74,8 @@ class Evaluation(Changes):
     def soup_candidates(self, row: int) -> list[str]:
         """Names of what `load_soup` would mix with the best weights, by validation loss, the running average last."""
         state = self.states[row]
-        if state.best_state is None or self.frozen or not self.mixes(row):
+        # A mean of weights that were pruned apart would have to be pruned again.
+        if state.best_state is None or self.frozen or not self.mixes(row) or state.hyperparameters.sparsity:
             return []
         losses = {name: saved[3] for name, saved in state.registers.items()}
         if state.loss > state.best_loss:

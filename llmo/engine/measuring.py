@@ -23,6 +23,8 @@ def measurement(state: State, interval: Sums, size: float = 1.0) -> Measurement:
     counts = interval.source_count
     steps = max(1, interval.steps)
     sizes = state.problem.task.sizes
+    # What a loss on private data says is not accounted for, so nobody sees it.
+    seen = state.problem.privacy is None
     return Measurement(
         step=state.step,
         optimizer_steps=interval.steps,
@@ -31,8 +33,8 @@ def measurement(state: State, interval: Sums, size: float = 1.0) -> Measurement:
         validation_loss=state.loss,
         best_validation_loss=state.best_loss,
         best_priced_loss=state.best_priced if state.problem.size_price else math.nan,
-        train_loss=interval.loss / steps if interval.steps else math.nan,
-        source_loss=_triple(state.source_loss),
+        train_loss=interval.loss / steps if interval.steps and seen else math.nan,
+        source_loss=_triple(state.source_loss if seen else np.full(3, math.nan)),
         source_share=_triple(counts / max(1, counts.sum())),
         source_tokens=_triple(np.array([sizes[role] for role in state.roles])),
         mixture=_triple(state.mixture),

@@ -12,7 +12,9 @@ from torch import Tensor
 from llmo.engine.augment import NEIGHBOURS, Labels, Words
 from llmo.engine.batches import draw_batches
 from llmo.engine.generating import BEAMS, Decoding, generate, worth_keeping
+from llmo.engine.intervals import left_out
 from llmo.engine.replicas import Replicas
+from llmo.tasks.cleaning import places_left
 
 WRITTEN = 32
 """Sequences that a model writes at once, before any are dropped."""
@@ -70,7 +72,8 @@ class OwnData(Replicas):
         cursor = np.array([state.cursor])
         roles = np.array([state.roles])
         seeds = np.array([problem.seed], np.uint64)
-        drawn, _, _ = draw_batches(problem.task, seeds, cursor, WRITTEN, state.mixture, roles)
+        places = places_left(problem.task, left_out(state.hyperparameters))
+        drawn, _, _ = draw_batches(problem.task, seeds, cursor, WRITTEN, state.mixture, roles, places=places)
         begun = torch.from_numpy(np.ascontiguousarray(drawn[0, :, : max(1, tokens // 8)])).to(self.device)
         weights = self.saved_weights(row, "best")[None]
 

@@ -98,7 +98,7 @@ def _epsilon(total: tuple[float, ...], delta: float) -> float:
 
 
 def private_gradient(
-    executor: Executor, row: Tensor, batch: Batch, clip: float, noise: float, seed: int
+    executor: Executor, row: Tensor, batch: Batch, clip: float, noise: float, seed: int, begin: int = 0
 ) -> tuple[Tensor, Tensor]:
     """Reported losses [1, B] of a batch, and its private gradient [1, P].
 
@@ -109,6 +109,7 @@ def private_gradient(
         clip: Norm that each sequence's gradient is clipped to.
         noise: Standard deviation of the noise over that norm.
         seed: Of the noise.
+        begin: Where the weights begin that are trained.
     """
     sequences = batch.inputs.shape[1]
     masks = None if batch.masks is None else batch.masks[0].transpose(0, 1)[:, :, None]
@@ -123,6 +124,7 @@ def private_gradient(
     else:
         losses, whole = executor.gradient(row.expand(sequences, -1).contiguous(), apart)
         gradients = whole[:]
+    gradients[:, :begin] = 0
     norms = torch.linalg.vector_norm(gradients, dim=1, keepdim=True)
     total = (gradients * (clip / norms.clamp(min=1e-12)).clamp(max=1.0)).sum(0)
     generator = torch.Generator().manual_seed(seed)

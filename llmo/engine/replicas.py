@@ -164,6 +164,9 @@ class Replicas:
         if passes := PASSES[settings.perturbation]:
             task = problem.task
             harder = passes * input_gradient_cost(self.config, task.tokens, self.interface.kind, task.positions)
+            if settings.perturbation == "swaps":
+                # Every gradient in the inputs is multiplied with every embedding.
+                harder += 2.0 * task.tokens * self.config.hidden_size * self.config.vocab_size
         reference = state.teacher_cost if settings.selection == "clean" and state.teacher_cost else own
         looked_at = 0.0 if settings.selection == "off" else candidates(settings.selection) * reference
         labelled = own if settings.pseudo_labels else 0.0
@@ -202,7 +205,13 @@ class Replicas:
         """The published default rate for a row's size, start and adapter."""
         state = self.states[row]
         optimizer = state.hyperparameters.optimizer
-        return default_learning_rate(self.parameters, state.problem.start, state.adapter, optimizer)
+        return default_learning_rate(
+            self.parameters, state.problem.start, state.adapter, optimizer, self._trained(state.rank)
+        )
+
+    def _trained(self, rank: int) -> int:
+        """How many parameters an adapter of a rank trains on all layers; 0 for a rank of 0."""
+        return rank * sum(linear.inputs + linear.outputs for linear in self.layout.factors)
 
     def relative_rate(self, row: int) -> float:
         """The rate before any decay, as a multiple of the default."""

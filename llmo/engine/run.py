@@ -19,6 +19,7 @@ from llmo.engine.lanes import Lane, Lanes
 from llmo.engine.optimizer import Settings, average, averaging, row_norms, update_each, update_together
 from llmo.engine.other_optimizers import halfway, momentum, update_others
 from llmo.engine.privacy import private_gradient
+from llmo.engine.vectors import WHOLE
 
 
 class Run(Evaluation):
@@ -170,6 +171,8 @@ class Run(Evaluation):
             update(moments, given, norms, settings, chosen)
         for place, pruned_ones in empty.items():
             lanes.full.values[place].masked_fill_(pruned_ones, 0.0)
+            if active[place].optimizer == "schedule_free":
+                lanes.full.first[place].masked_fill_(pruned_ones, 0.0)
         return lanes.advance(sound)
 
     def _private(self, active: Sequence[Lane], effective: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -181,7 +184,9 @@ class Run(Evaluation):
             noise_seed = (seed * 1_000_003 + lane.cursor) % 2**63
             clip, noise = settings.level("clipping"), settings.level("noise")
             found.append(
-                private_gradient(self._next_batch.rare, effective[rows], batch.rows(rows), clip, noise, noise_seed)
+                private_gradient(
+                    self._next_batch.rare, effective[rows], batch.rows(rows), clip, noise, noise_seed, lane.begin
+                )
             )
         losses, gradients = (torch.cat(parts) for parts in zip(*found, strict=True))
         return losses, gradients
@@ -218,5 +223,6 @@ class Run(Evaluation):
                 ready[place] = False
             else:
                 trained[place] = mean
-                norms[place] = row_norms(mean[None], self.layout.vectors)[0]
+                vectors = WHOLE if lane.adapter else self.layout.vectors
+                norms[place] = row_norms(mean[None], vectors)[0]
         return ready

@@ -101,7 +101,8 @@ class State:
         source_loss: Last known training loss of each slot; NaN for one never sampled.
         loss: Last validation loss.
         best_loss: That of the best so far: the lowest, where size has no price.
-        best_priced: The lowest so far with the price of size in it.
+        priced: The last with the price of size in it.
+        best_priced: The lowest of those so far.
         stopped: Whether the run has ended of its own accord.
         best_state: Settings, adapter and rank at the lowest; None before it.
         teacher_loss: Validation loss of the teacher; NaN without one.
@@ -127,6 +128,7 @@ class State:
     source_loss: NDArray[np.float64] = field(default_factory=lambda: np.full(3, np.nan))
     loss: float = math.inf
     best_loss: float = math.inf
+    priced: float = math.inf
     best_priced: float = math.inf
     stopped: bool = False
     best_state: tuple[Hyperparameters, Adapter, int] | None = None

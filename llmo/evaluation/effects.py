@@ -25,7 +25,7 @@ HORIZONS = {"1": 1, "3": 3, "all": 10**6}
 TOGETHER = 16
 """Branches in one population."""
 FEWEST = 5
-"""Moments that a mean needs at least."""
+"""Instances that a mean needs moments of, at least."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def summary(effects: Sequence[Effect]) -> dict[str, Any]:
         for group in ("all", effect.cause, effect.phase):
             groups[group, effect.action].append(effect)
     for (group, action), part in sorted(groups.items()):
-        if len(part) < FEWEST:
+        if len({effect.instance for effect in part}) < FEWEST:
             continue
         bootstrap = Bootstrap([str(effect.instance) for effect in part])
         for horizon in HORIZONS:

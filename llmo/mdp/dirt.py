@@ -30,16 +30,25 @@ def soil(task: Task, repeated: float, broken: float, rng: np.random.Generator) -
     assert task.codec is not None
     bad = np.array(task.codec.encode_batch([MOJIBAKE * 20], add_special_tokens=False)[0].ids)
     if isinstance(task, CausalLM):
-        sources = []
-        for source in task.sources:
+        sources: list[NDArray[Any]] = []
+        for index, source in enumerate(task.sources):
+            # One source may fill several slots.
+            first = next(place for place, other in enumerate(task.sources) if other is source)
+            if first < index:
+                sources.append(sources[first])
+                continue
             copy = source.copy()
             stretches = copy[: len(copy) // task.tokens * task.tokens].reshape(-1, task.tokens)
             _soil(stretches, repeated, broken, bad, rng)
             sources.append(copy)
         task.sources = tuple(sources)
     elif isinstance(task, Labelled):
-        examples = []
-        for ids, labels in task.sources:
+        examples: list[Any] = []
+        for index, (ids, labels) in enumerate(task.sources):
+            first = next(place for place, other in enumerate(task.sources) if np.shares_memory(other[0], ids))
+            if first < index:
+                examples.append(examples[first])
+                continue
             ids, labels = ids.copy(), labels.copy()
             copied = _soil(ids, repeated, broken, bad, rng)
             for here, there in copied.items():

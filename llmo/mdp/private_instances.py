@@ -57,5 +57,6 @@ def draw_private_instance(part: str, index: int, budget_scale: float = 1.0) -> I
 def build_private_problem(instance: Instance) -> Problem:
     """The problem of an instance; equal instances give equal ones."""
     problem = build_problem(instance)
-    examples = problem.task.sizes[0] // TOKENS
+    # A stretch of text is in every window that touches it, and about twice as many windows touch it as begin in it.
+    examples = problem.task.sizes[0] // (2 * TOKENS)
     return replace(problem, batch=SEQUENCES, privacy=Privacy(instance.epsilon, DELTA, examples))

@@ -65,10 +65,11 @@ def unpack(
     best = fields["best_state"]
     fields["hyperparameters"] = Hyperparameters(**fields["hyperparameters"])
     fields["best_state"] = None if best is None else (Hyperparameters(**best[0]), best[1], best[2])
-    fields["registers"] = {name: (Hyperparameters(**one[0]), *one[1:]) for name, one in fields["registers"].items()}
+    registers = fields.get("registers", {})
+    fields["registers"] = {name: (Hyperparameters(**one[0]), *one[1:]) for name, one in registers.items()}
     # JSON has no numbers for keys.
-    fields["private_steps"] = {float(noise): steps for noise, steps in fields["private_steps"].items()}
-    fields["phase_losses"] = tuple(map(tuple, fields["phase_losses"]))
+    fields["private_steps"] = {float(noise): steps for noise, steps in fields.get("private_steps", {}).items()}
+    fields["phase_losses"] = tuple(map(tuple, fields.get("phase_losses", ())))
     fields["interval"] = Sums(**_arrays(fields["interval"]))
     state = State(
         dataclasses.replace(problem, weights=problem.weights.new_empty(0)), schedule=schedule, **_arrays(fields)

@@ -22,6 +22,12 @@ LIKE = 0.8
 """Share of two sequences' runs of tokens that they have in common, from which they are near-duplicates (Jaccard)."""
 BANDS, ROWS = 16, 4
 """Of the hashes that find what may be alike (Broder 1997): two at `LIKE` are missed once in 5,000 times."""
+COMPARED = 8
+"""Earlier sequences of a group of hashes that one is compared with, at most."""
+LOOKED_AT = 100_000
+"""Sequences of a material that are looked at; what stands behind them is taken for clean."""
+DECODED = 4096
+"""Sequences that are decoded at once."""
 BROKEN = re.compile("\ufffd|\x00|[\u00c2\u00c3][\u0080-\u00bf]|\u00e2\u20ac|\u00ef\u00bb\u00bf")
 """Replacement characters, NUL, UTF-8 that was read as Latin-1 or Windows-1252, a byte order mark within text."""
 
@@ -42,7 +48,7 @@ def near_duplicates(sequences: NDArray[np.signedinteger]) -> NDArray[np.bool_]:
     alike: dict[int, set[int]] = {}
     for members in groups.values():
         for at, member in enumerate(members):
-            alike.setdefault(member, set()).update(members[:at])
+            alike.setdefault(member, set()).update(members[: min(at, COMPARED)])
     for place in sorted(alike):
         runs = set(hashes[place][real[place]].tolist())
         earlier = (other for other in sorted(alike[place]) if not duplicate[other])
@@ -66,9 +72,13 @@ def _run_hashes(sequences: NDArray[np.signedinteger]) -> tuple[NDArray[np.uint64
 
 def wrongly_decoded(sequences: NDArray[np.signedinteger], codec: Codec) -> NDArray[np.bool_]:
     """Which of some sequences [N, T] hold text that was decoded wrongly, [N]."""
-    texts: Sequence[str] = codec.decode_batch([row[row != PADDING].tolist() for row in sequences])
-    # A sequence may begin or end within a character.
-    return np.array([BROKEN.search(text.strip("\ufffd")) is not None for text in texts])
+    found = np.zeros(len(sequences), bool)
+    for first in range(0, len(sequences), DECODED):
+        rows = sequences[first : first + DECODED]
+        texts: Sequence[str] = codec.decode_batch([row[row != PADDING].tolist() for row in rows])
+        # A sequence may begin or end within a character.
+        found[first : first + DECODED] = [BROKEN.search(text.strip("\ufffd")) is not None for text in texts]
+    return found
 
 
 _BAD: WeakKeyDictionary[Task, dict[str, list[NDArray[np.bool_]]]] = WeakKeyDictionary()
@@ -83,17 +93,27 @@ def bad_sequences(task: Task, rule: Rule) -> list[NDArray[np.bool_]]:
     """
     known = _BAD.setdefault(task, {})
     if rule not in known:
-        materials = [task.sequences(index) for index in range(len(task.sources))]
-        if rule == "duplicates":
-            known[rule] = [near_duplicates(sequences) for sequences in materials]
-        elif task.codec is None:
-            known[rule] = [np.zeros(len(sequences), bool) for sequences in materials]
-        else:
-            known[rule] = [wrongly_decoded(sequences, task.codec) for sequences in materials]
-        for bad in known[rule]:
-            # Something is left of every material.
-            bad[:] &= not bad.all()
+        # One source may fill several slots.
+        same: dict[tuple[int, tuple[int, ...]], NDArray[np.bool_]] = {}
+        found = []
+        for index in range(len(task.sources)):
+            sequences = task.sequences(index)
+            place = sequences.__array_interface__["data"][0], sequences.shape
+            if place not in same:
+                same[place] = _bad(sequences, rule, task.codec)
+            found.append(same[place])
+        known[rule] = found
     return known[rule]
+
+
+def _bad(sequences: NDArray[np.signedinteger], rule: Rule, codec: Codec | None) -> NDArray[np.bool_]:
+    bad, part = np.zeros(len(sequences), bool), sequences[:LOOKED_AT]
+    if len(part) and rule == "duplicates" and part.shape[1] >= SHINGLE:
+        bad[: len(part)] = near_duplicates(part)
+    elif len(part) and rule == "broken" and codec is not None:
+        bad[: len(part)] = wrongly_decoded(part, codec)
+    # Something is left of every material.
+    return bad if not bad.all() else np.zeros_like(bad)
 
 
 def places_left(task: Task, rules: Sequence[Rule]) -> list[NDArray[np.int64]] | None:

@@ -158,8 +158,7 @@ class Levers:
         before, self.settings = self.settings, settings
         self._own_shape |= settings.decay_from != before.decay_from
         self._turn_rate(settings.learning_rate / before.learning_rate)
-        if (settings.weight_decay, settings.dropout) != (before.weight_decay, before.dropout):
-            self._regularise()
+        self._regularise(before)
         if any(getattr(settings, name) != getattr(before, name) for name in TURNED):
             self._more.set(settings)
 
@@ -197,12 +196,15 @@ class Levers:
 
         return factor
 
-    def _regularise(self) -> None:
-        for decayed, group in zip(self._decayed, self._optimizer.param_groups, strict=True):
-            if decayed:
-                group["weight_decay"] = self.settings.weight_decay
-        for module, own in self._dropouts:
-            module.p = max(own, self.settings.dropout)
+    def _regularise(self, before: Hyperparameters) -> None:
+        """Turn what differs from other settings, and leave the script's own values where nothing does."""
+        if self.settings.weight_decay != before.weight_decay:
+            for decayed, group in zip(self._decayed, self._optimizer.param_groups, strict=True):
+                if decayed:
+                    group["weight_decay"] = self.settings.weight_decay
+        if self.settings.dropout != before.dropout:
+            for module, own in self._dropouts:
+                module.p = max(own, self.settings.dropout)
 
     # The inputs
 
@@ -281,8 +283,7 @@ class Levers:
         self._turn_rate(1.0)
         self._more.restore(state["more"], self.settings)
         first = replace(self.settings, regularisation=state["first_regularisation"], extra_decay=0, extra_dropout=0)
-        if (self.settings.weight_decay, self.settings.dropout) != (first.weight_decay, first.dropout):
-            self._regularise()
+        self._regularise(first)
 
 
 def _decayed_groups(groups: Sequence[dict[str, Any]]) -> list[bool]:

@@ -70,10 +70,12 @@ class MoreLevers:
             self._args.max_grad_norm = self._first_norm * settings.level("clipping") / _default("clipping")
         for group, first in zip(self._optimizer.param_groups, self._first_betas, strict=True):
             if first:
-                group["betas"] = tuple(
+                turned = (
                     1 - (1 - beta) * (1 - settings.level(name)) / (1 - _default(name))
                     for beta, name in zip(first, ("momentum", "memory"), strict=False)
                 )
+                # Some optimizers have more of them.
+                group["betas"] = (*turned, *first[2:])
 
     def close(self) -> None:
         """Give back what was turned."""

@@ -53,9 +53,7 @@ def test_every_action_belongs_to_exactly_one_family() -> None:
     assert family("something_else") == "other"
     # What only the whole menu has belongs to a family of its own, or to one of the core.
     for name in set(WHOLE_MENU) - set(MENU):
-        assert sum(name.startswith(f"{prefix}_") for prefix in MORE_FAMILIES) == (family(name) == "other"), (
-            name
-        )
+        assert sum(name.startswith(f"{prefix}_") for prefix in MORE_FAMILIES) == (family(name) == "other"), name
 
 
 def test_the_last_two_actions_are_remembered() -> None:
