@@ -35,6 +35,7 @@ def improve(
     precision: Literal["float32", "bfloat16"] = "float32",
     checkpointing: bool = False,
     device: str = "cpu",
+    synonyms: Path | None = None,
     advise: bool = False,
     compare: bool = False,
     resume: bool = False,
@@ -57,6 +58,8 @@ def improve(
         precision: Of the passes; weights are float32 in any case.
         checkpointing: Whether activations are computed again in the backward pass instead of kept.
         device: Where it is trained, such as ``cuda``.
+        synonyms: Table with the columns word and synonyms (separated by ;), for agents that augment by synonyms; by
+            default neighbours in the embedding.
         advise: Only say what the agent would do first, and why.
         compare: Also train by the usual recipes at the same budget, and compare on the test examples.
         resume: Continue the run in the folder.
@@ -77,7 +80,7 @@ def improve(
 
     source = OwnSource(model, data, task, columns_of(columns), seed)  # type: ignore[arg-type]
     single = SingleSettings(precision, checkpointing=checkpointing)
-    wishes = Wishes(budget, agent, policy, batch, lora, seed, device, single)
+    wishes = Wishes(budget, agent, policy, batch, lora, seed, device, single, synonyms)
     if (
         not advise
         and not resume

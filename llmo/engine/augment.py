@@ -22,6 +22,8 @@ from llmo.tasks.task import Codec
 TOKEN_NOISE = 0.1
 """Share of the tokens, or of the characters, that are changed at a strength of 1; of characters, a third of it."""
 SPAN_SHARE = 0.15
+SYNONYMS = 0.4
+"""Share of the words in a user's table that are replaced at a strength of 1."""
 NEIGHBOURS = 4
 """Among how many of the nearest tokens a synonym is chosen."""
 TEXTUAL = ("keyboard", "ocr")
@@ -222,7 +224,8 @@ def _edit_text(
     batch = sequences.shape[1]
     u, which = (uniform(seeds, steps, stream, batch * longest).reshape(len(rows), longest) for stream in (EDIT, WHICH))
     if augmentation == "synonyms":
-        edited = [_replace_words(text, words.synonyms, *numbers) for text, *numbers in zip(texts, u, which)]
+        share = min(1.0, SYNONYMS * strength)
+        edited = [_replace_words(text, words.synonyms, share, *numbers) for text, *numbers in zip(texts, u, which)]
     else:
         rate, confused = TOKEN_NOISE / 3 * strength, CONFUSED[augmentation]
         edited = [_mistype(text, confused, rate, *numbers) for text, *numbers in zip(texts, u, which)]
@@ -257,12 +260,12 @@ def _mistype(
 
 
 def _replace_words(
-    text: str, synonyms: Mapping[str, tuple[str, ...]], u: NDArray[np.float64], which: NDArray[np.float64]
+    text: str, synonyms: Mapping[str, tuple[str, ...]], share: float, u: NDArray[np.float64], which: NDArray[np.float64]
 ) -> str:
-    """Half of the words that have synonyms, replaced."""
+    """A share of the words that have synonyms, replaced."""
     parts = text.split(" ")
     for place, word in enumerate(parts):
         others = synonyms.get(word) or synonyms.get(word.lower())
-        if others and u[place] < 0.5:
+        if others and u[place] < share:
             parts[place] = others[int(which[place] * len(others))]
     return " ".join(parts)

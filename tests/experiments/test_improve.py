@@ -131,6 +131,7 @@ def test_a_finished_run_can_be_asked_again_and_an_altered_one_not(
         (["--columns", "text=txt"], ["column for text 'txt'", "did you mean 'text'"]),
         (["--lora", "3"], ["lora 3", "2, 4 or 8"]),
         (["--batch", "0"], ["batch 0", "at least 1"]),
+        (["--synonyms", "nowhere.csv"], ["nowhere.csv", "a file that can be read"]),
         (["--data", "./nothing"], ["data 'nothing'", "a folder or a file that is there"]),
     ],
 )

@@ -202,6 +202,8 @@ def _fingerprint(own: OwnProblem) -> str:
     for source in task.sources:
         for array in source if isinstance(source, tuple) else (source,):
             digest.update(np.ascontiguousarray(array).tobytes())
+    if task.synonyms:
+        digest.update(repr(sorted(task.synonyms.items())).encode())
     return digest.hexdigest()
 
 

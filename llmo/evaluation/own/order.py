@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmo.engine.choice import valid_device
@@ -12,6 +13,7 @@ from llmo.evaluation.own.budget import Budget
 from llmo.mdp.own import OwnProblem
 from llmo.mdp.own_source import Opened, check_sizes
 from llmo.tasks.own.columns import OwnTask
+from llmo.tasks.own.synonyms import read_synonyms
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -61,6 +63,7 @@ class Wishes:
         seed: Of the batches, and of what is random in the agent.
         device: Where the model is trained.
         single: In which precision and parts.
+        synonyms: Table of words and what may stand for them, for augmentation; None for neighbours in the embedding.
 
     Raises:
         LlmoError: One of them is not usable.
@@ -74,6 +77,7 @@ class Wishes:
     seed: int = 0
     device: str = "cpu"
     single: SingleSettings = SingleSettings()
+    synonyms: Path | None = None
 
     def __post_init__(self) -> None:
         check_sizes(self.batch, self.lora)
@@ -82,9 +86,16 @@ class Wishes:
         valid_device(self.device)
 
     def order(self, opened: Opened) -> Order:
-        """The order for a model and data."""
+        """The order for a model and data.
+
+        Raises:
+            LlmoError: The table of synonyms cannot be used.
+        """
+        own = opened.problem(self.batch, self.lora, 1.0)
+        if self.synonyms is not None:
+            own.task.synonyms = read_synonyms(self.synonyms)
         return Order(
-            own=opened.problem(self.batch, self.lora, 1.0),
+            own=own,
             tokenizer=opened.tokenizer,
             task=opened.data.task,
             labels=opened.encoded.labels,
