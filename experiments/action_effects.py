@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from llmo.evaluation.effects import Effect
 
 
+SHOWN = 5
+"""Actions in a row of the table."""
+
+
 @experiments.register("action_effects")
 def action_effects(
     out: Path = Path("runs/effects"),
@@ -104,9 +108,9 @@ def _moments(effects: Sequence[Effect]) -> dict[str, int]:
     return counts
 
 
-def table(content: Mapping[str, Any], horizon: str = "all", best: int = 5) -> str:
+def table(content: Mapping[str, Any]) -> str:
     """For each cause and phase, the actions that gain most, as a Markdown table."""
-    groups = content["effects"][horizon]
+    groups = content["effects"]["all"]
     lines = [
         f"Gain over keeping on at the end of the run, in percent of the best validation loss, mean with 95% interval; "
         f"{content['moments']['all']} moments of {content['instances']} {content['split']} runs of {content['env']}.",
@@ -115,7 +119,7 @@ def table(content: Mapping[str, Any], horizon: str = "all", best: int = 5) -> st
         "| --- | --- | --- |",
     ]
     for group, count in content["moments"].items():
-        rows = sorted(groups.get(group, {}).items(), key=lambda item: -item[1]["mean"])[:best]
+        rows = sorted(groups.get(group, {}).items(), key=lambda item: -item[1]["mean"])[:SHOWN]
         told = "; ".join(f"`{name}` {row['mean']:+.1f} [{row['low']:+.1f}, {row['high']:+.1f}]" for name, row in rows)
         lines.append(f"| {group} | {count} | {told or 'too few moments'} |")
     return "\n".join(lines)

@@ -16,6 +16,15 @@ def input_embedding(model: Any) -> nn.Module | None:
     return found if isinstance(found, nn.Module) else None
 
 
+def source_embedding(model: Any) -> nn.Module | None:
+    """The layer that the tokens of a source are embedded with: of an encoder and a decoder, the encoder's."""
+    try:
+        encoded = getattr(getattr(model, "config", None), "is_encoder_decoder", False)
+        return input_embedding(model.get_encoder() if encoded else model)
+    except (AttributeError, NotImplementedError):
+        return None
+
+
 class Addition:
     """Adds to what the input embedding gives.
 

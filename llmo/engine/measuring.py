@@ -12,7 +12,7 @@ from llmo.engine.state import State, Sums
 from llmo.measurement import Measurement, Triple
 
 
-def measurement(state: State, interval: Sums, size: float = 1.0) -> Measurement:
+def measurement(state: State, interval: Sums, size: float) -> Measurement:
     """What a row's interval measured.
 
     Args:

@@ -14,15 +14,13 @@ from llmo.catalog.tuned import DEFAULT_ENV
 from llmo.engine.run import Run
 from llmo.evaluation.compare import difference
 from llmo.evaluation.findings import Findings, require, require_same
-from llmo.mdp.instances import Instance
+from llmo.mdp.instances import STEPS, Instance
 from llmo.mdp.population import Population, Snapshot
 from llmo.mdp.spec import EnvSpec, env_spec
 
-LONGEST = 40, 2
+LONGEST, FOR_EACH = 40, 2
 """Steps of the walk through a run's states, on which an action must be allowed somewhere: at most so many, or for a
 long menu so many for each action."""
-BUDGETS = 14
-"""Steps that an instance's budget pays for at least."""
 LOOKED_AT = 64
 """Train instances that a kind of run is looked for among."""
 MOST_KINDS = 10
@@ -125,8 +123,8 @@ def states(place: Place) -> Walk:
     """A walk through the states of a run, the same for every action on a kind of run."""
     spec = env_spec(place.env)
     population = Population(spec, 2, executor="batched")
-    longest = max(LONGEST[0], LONGEST[1] * len(spec.menu))
-    instance = _rich(spec, place.task, longest / BUDGETS)
+    longest = max(LONGEST, FOR_EACH * len(spec.menu))
+    instance = _rich(spec, place.task, longest / STEPS[0])
     population.reset({0: instance, 1: instance})
     untaken, choose = set(range(len(spec.menu))), np.random.default_rng(0)
     moments: list[Snapshot] = []

@@ -16,15 +16,16 @@ LIMIT = 10.0
 """Percent at which colours end."""
 
 
-def plot_effects(content: Mapping[str, Any], path: Path, horizon: str = "all") -> None:
-    """A heat map: actions by rows, causes and phases by columns; empty where there were too few moments.
+def plot_effects(content: Mapping[str, Any], path: Path) -> None:
+    """A heat map of gains at the end of the run: actions by rows, causes and phases by columns.
+
+    It is empty where there were too few moments.
 
     Args:
         content: Of `effects.json`.
         path: Where the PNG goes.
-        horizon: After how many steps.
     """
-    groups = content["effects"][horizon]
+    groups = content["effects"]["all"]
     columns = [group for group in ("all", *PHASES, *CAUSES) if group in groups]
     overall = groups.get("all", {})
     rows = sorted((name for name in overall if name != "keep"), key=lambda name: -overall[name]["mean"])
@@ -45,10 +46,9 @@ def plot_effects(content: Mapping[str, Any], path: Path, horizon: str = "all") -
     axes.set_xticks(range(len(columns)), [f"{name} ({counts[name]})" for name in columns], rotation=35, ha="left")
     axes.set_yticks(range(len(rows)), rows, fontsize=8)
     axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False)
-    when = "at the end of the run" if horizon == "all" else f"{horizon} step(s) later"
     axes.set_title(
-        f"What an action gains over keeping on, {when}\npercent of the best validation loss at equal cost; bold: the "
-        "95% interval excludes 0",
+        "What an action gains over keeping on, at the end of the run\n"
+        "percent of the best validation loss at equal cost; bold: the 95% interval excludes 0",
         fontsize=10,
         loc="left",
         pad=14,

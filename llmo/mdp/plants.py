@@ -55,12 +55,12 @@ def _little(rng: np.random.Generator, instance: Instance) -> Instance:
 def _overfit(rng: np.random.Generator, instance: Instance) -> Instance:
     """A model that is large for its 6,000 to 12,000 bytes, and trained on them many times."""
     sources = (Source("clean", instance.domain, int(rng.uniform(6_000, 12_000)), 0.0),) * 3
-    return _resized(replace(instance, sources=sources, interval=2 * INTERVAL), ModelShape(48, 2))
+    return replace(instance, sources=sources, interval=2 * INTERVAL, shape=ModelShape(48, 2))
 
 
 def _small(rng: np.random.Generator, instance: Instance) -> Instance:
     """A model of width 4."""
-    return _resized(replace(instance, interval=3 * INTERVAL), ModelShape(4, 1))
+    return replace(instance, interval=3 * INTERVAL, shape=ModelShape(4, 1))
 
 
 def _shifting(rng: np.random.Generator, instance: Instance) -> Instance:
@@ -121,10 +121,6 @@ def planted_instance(cause: str, part: str, index: int) -> Instance:
         closed=(),
     )
     return _paid(PLANTS[cause](rng, instance))
-
-
-def _resized(instance: Instance, shape: ModelShape) -> Instance:
-    return replace(instance, shape=shape)
 
 
 def _paid(instance: Instance) -> Instance:

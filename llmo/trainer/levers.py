@@ -14,6 +14,7 @@ from llmo import catalog
 from llmo.actions.augmentation import Augment
 from llmo.actions.rate import ScaleRate
 from llmo.engine.augment import corrupt
+from llmo.engine.embedding import source_embedding
 from llmo.hyperparameters import RATE_RANGE, WEIGHT_DECAY_LEVELS, Hyperparameters
 from llmo.kinds import PADDING
 from llmo.trainer.more_levers import MORE, TURNED, MoreLevers
@@ -57,7 +58,7 @@ class Levers:
         self._best: dict[str, Tensor] | None = None
         self._best_settings, self._best_shape = self.settings, False
         self._calls = 0
-        embedding = _input_embedding(model)
+        embedding = source_embedding(model)
         self._more = MoreLevers(args, optimizer, embedding, seed)
         self._padding = getattr(getattr(model, "config", None), "pad_token_id", None)
         self._vocabulary = embedding.num_embeddings if isinstance(embedding, nn.Embedding) else 0
@@ -290,14 +291,3 @@ def _decayed_groups(groups: Sequence[dict[str, Any]]) -> list[bool]:
     """Which groups have weight decay; where none has any, the first, as `Trainer` orders them."""
     decayed = [bool(group.get("weight_decay")) for group in groups]
     return decayed if any(decayed) else [index == 0 for index in range(len(groups))]
-
-
-def _input_embedding(model: Any) -> nn.Module | None:
-    """The layer that reads the tokens of a source; of an encoder and a decoder, the encoder's."""
-    try:
-        if getattr(getattr(model, "config", None), "is_encoder_decoder", False):
-            model = model.get_encoder()
-        found: nn.Module | None = model.get_input_embeddings()
-    except (AttributeError, NotImplementedError):
-        return None
-    return found

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from llmo.actions import menu
+from llmo.actions.menu import MENU
 from llmo.agent import Agent, Space
 from llmo.diagnostics.causes import diagnose
 from llmo.diagnostics.features import WHOLE_NAMES, observe
@@ -28,7 +28,7 @@ from llmo.trainer.more_levers import MORE
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-MENU = (*menu.MENU, *MORE)
+STEERED = (*MENU, *MORE)
 """What an agent chooses from; of the core some actions never apply here."""
 UNKNOWN = (math.nan, math.nan, math.nan)
 EVEN = (1 / 3, 1 / 3, 1 / 3)
@@ -85,7 +85,7 @@ class Steering:
         keeps_best: bool,
         seed: int,
     ) -> None:
-        agent.bind(Space(MENU, WHOLE_NAMES))
+        agent.bind(Space(STEERED, WHOLE_NAMES))
         agent.reset([seed])
         self._agent, self._keeps_best, self._total, self._args = agent, keeps_best, steps, args
         self.levers = Levers(args, model, optimizer, scheduler, steps, seed)
@@ -161,9 +161,9 @@ class Steering:
     def decide(self) -> Choice:
         """Choose, and do it; after a loss that is no number, go back to the best."""
         observation = observe(self.history, WHOLE_NAMES)
-        mask = np.array([self.levers.allowed(action, self.worse) for action in MENU])
+        mask = np.array([self.levers.allowed(action, self.worse) for action in STEERED])
         action, why = self._ask(observation, mask)
-        if self.history.last.diverged and mask[MENU.index("rollback")]:
+        if self.history.last.diverged and mask[STEERED.index("rollback")]:
             action, why = "rollback", "the loss is no number any more"
         # A last bit must not part processes that train together.
         action, why = agreed((action, why))
@@ -176,7 +176,7 @@ class Steering:
         first = np.array([not self._seen])
         self._seen.append((observation.tolist(), mask.tolist()))
         action = int(self._agent.act(observation[None], mask[None], first)[0])
-        return MENU[action] if mask[action] else "keep", (self._agent.explain() or [""])[0]
+        return STEERED[action] if mask[action] else "keep", (self._agent.explain() or [""])[0]
 
     # Resuming
 

@@ -33,7 +33,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 SAVED_BYTES = 28
-"""Of a parameter in a checkpoint: weights and two moments, now and at the best validation, and the average."""
+"""Of a parameter in a checkpoint: weights and two moments, now and at the best validation, and the average.
+
+What an agent keeps besides (registers, an anchor: 12 each) cannot be known before."""
 HF_RATE = 5e-5
 """Learning rate of `transformers.TrainingArguments`."""
 
