@@ -62,13 +62,21 @@ def _count(
                 # PEFT 0.21 reads a property that transformers 5.23 has renamed.
                 warnings.simplefilter("ignore", FutureWarning)
                 model = get_peft_model(model, settings)
-    given = Interface(made, kind).arguments(torch.zeros(1, tokens, dtype=torch.long), positions)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        model(**given)
-    forward = counter.get_total_flops()
+    interface = Interface(made, kind)
+
+    def passed(sequences: int) -> float:
+        given = interface.arguments(torch.zeros(sequences, tokens, dtype=torch.long), positions)
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            model(**given)
+        return float(counter.get_total_flops())
+
+    # DoRA multiplies its factors once a pass: of many sequences where it only looks, of a few where it trains.
+    once = rank and adapter == "dora"
+    forward, few = (passed(2) - passed(1), 2) if once else (passed(1), 1)
+    given = interface.arguments(torch.zeros(few, tokens, dtype=torch.long), positions)
     with FlopCounterMode(display=False) as counter:
         model(**given).logits.sum().backward()
-    return Cost(float(forward), float(counter.get_total_flops()))
+    return Cost(forward, counter.get_total_flops() / few)
 
 
 def _model(config: str, model_type: str, kind: Kind) -> tuple[Any, Any]:
