@@ -37,6 +37,7 @@ class NextBatch:
         interface: How it is called.
         blocks: L, its repeated blocks.
         device: Where the rows lie.
+        parts: In how many parts a batch is looked at.
 
     Attributes:
         rare: Runs passes of rare shapes.
@@ -44,10 +45,17 @@ class NextBatch:
     """
 
     def __init__(
-        self, executor: Executor, model: PreTrainedModel, interface: Interface, blocks: int, device: torch.device
+        self,
+        executor: Executor,
+        model: PreTrainedModel,
+        interface: Interface,
+        blocks: int,
+        device: torch.device,
+        parts: int,
     ) -> None:
         self._executor, self._interface, self._blocks, self._device = executor, interface, blocks, device
         self._layout: Layout = executor.layout
+        self._parts = parts
         self._hidden = model.config.hidden_size
         # What is rare is not compiled: it would take a graph of its own.
         self.rare: Executor = getattr(executor, "program", executor)
@@ -95,8 +103,11 @@ class NextBatch:
 
     def _relabelled(self, best: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
         """Labels [B, P], with those that weights [P] predict with confidence (Lee 2013, "Pseudo-label")."""
-        chances, predicted = self._executor.logits(best[None], inputs[None], labels.shape[-1])[0].softmax(-1).max(-1)
-        return torch.where((chances >= CONFIDENCE) & (labels != IGNORED), predicted, labels)
+        found = []
+        for ids, targets in zip(inputs.chunk(self._parts), labels.chunk(self._parts), strict=True):
+            chances, predicted = self._executor.logits(best[None], ids[None], labels.shape[-1])[0].softmax(-1).max(-1)
+            found.append(torch.where((chances >= CONFIDENCE) & (targets != IGNORED), predicted, targets))
+        return torch.cat(found)
 
     def _select(
         self, active: Sequence[Lane], drawn: list[tuple[Tensor, Tensor]], effective: Tensor, averaged: Tensor
@@ -104,24 +115,27 @@ class NextBatch:
         """Leave of the candidates that lanes have drawn the half that each trains on, in place."""
         looked_at: dict[int, Tensor] = {}
         found: dict[int, Tensor] = {}
+        loss = type(active[0].state.problem.task).loss
         for place, lane in enumerate(active):
             selection, teacher = lane.state.hyperparameters.selection, lane.state.problem.teacher
             if selection == "clean" and teacher is not None:
                 inputs, labels = drawn[place]
-                found[place] = self._soft_targets.teacher_logits(teacher, inputs, labels.shape[-1])
+                logits = self._soft_targets.teacher_logits(teacher, inputs, labels.shape[-1])
+                found[place] = sequence_losses(loss, logits[None], labels[None])[0]
             elif selection != "off":
                 looked_at[place] = averaged[place] if selection == "clean" else effective[place]
         if looked_at:
-            inputs = torch.stack([drawn[place][0] for place in looked_at])
-            positions = drawn[next(iter(looked_at))][1].shape[-1]
-            logits = self.rare.logits(torch.stack(list(looked_at.values())), inputs, positions)
-            found |= dict(zip(looked_at, logits, strict=True))
-        for place, logits in found.items():
+            rows = torch.stack(list(looked_at.values()))
+            inputs, labels = (torch.stack([drawn[place][part] for place in looked_at]) for part in (0, 1))
+            losses = [
+                sequence_losses(loss, self.rare.logits(rows, ids, labels.shape[-1]), targets)
+                for ids, targets in zip(inputs.chunk(self._parts, 1), labels.chunk(self._parts, 1), strict=True)
+            ]
+            found |= dict(zip(looked_at, torch.cat(losses, 1), strict=True))
+        for place, losses_here in found.items():
             lane, (inputs, labels) = active[place], drawn[place]
-            problem = lane.state.problem
-            losses = sequence_losses(type(problem.task).loss, logits[None], labels[None])[0]
-            share = min(1.0, (lane.state.spent + lane.step * lane.interval.cost) / problem.budget)
-            places = choose(losses, lane.state.hyperparameters.selection, share)
+            share = min(1.0, (lane.state.spent + lane.step * lane.interval.cost) / lane.state.problem.budget)
+            places = choose(losses_here, lane.state.hyperparameters.selection, share)
             lane.slots.append(lane.interval.slots[lane.step][places.cpu().numpy()])
             drawn[place] = inputs[places], labels[places]
 

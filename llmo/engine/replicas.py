@@ -87,7 +87,9 @@ class Replicas:
         self._counted, self._matrices = sampled(matrices).to(self.device), matrices.bool().to(self.device)
         self.rows = make_rows(replicas, self.layout, self.device)
         self.states: list[State] = [None] * replicas  # type: ignore[list-item]
-        self._next_batch = NextBatch(self.executor, own, self.interface, self.blocks, self.device)
+        self._next_batch = NextBatch(
+            self.executor, own, self.interface, self.blocks, self.device, self.single.accumulation
+        )
         self._passes = Passes(self.executor)
         self._costs: dict[tuple[Any, ...], Cost] = {}
 
