@@ -59,8 +59,9 @@ def _count(
                 targets = list(target_modules) or "all-linear"
                 settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, use_dora=adapter == "dora")
             with warnings.catch_warnings():
-                # PEFT 0.21 reads a property that transformers 5.23 has renamed.
+                # PEFT 0.21 reads a property that transformers 5.23 has renamed, and says how it treats GPT-2's layers.
                 warnings.simplefilter("ignore", FutureWarning)
+                warnings.simplefilter("ignore", UserWarning)
                 model = get_peft_model(model, settings)
     interface = Interface(made, kind)
 

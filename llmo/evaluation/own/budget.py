@@ -7,6 +7,7 @@ import time
 from dataclasses import dataclass, replace
 
 from llmo.engine.memory import out_of_memory
+from llmo.engine.ranks import agreed
 from llmo.engine.run import Run
 from llmo.engine.single import SingleSettings
 from llmo.errors import LlmoError
@@ -113,7 +114,8 @@ def _probe(own: OwnProblem, single: SingleSettings, device: str) -> Probe:
         raise LlmoError("memory", " ".join(str(error).split())[:200], "a smaller batch or shorter sequences") from error
     run.train([0])
     started, steps = time.perf_counter(), 0
-    while steps < PROBE_STEPS or time.perf_counter() - started < PROBE_SECONDS:
+    # Processes that train together have clocks of their own, and all have to take as many steps.
+    while steps < PROBE_STEPS or agreed(time.perf_counter() - started < PROBE_SECONDS):
         run.train([0])
         steps += 1
     seconds = (time.perf_counter() - started) / steps
