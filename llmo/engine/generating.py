@@ -7,7 +7,7 @@ random numbers are counted.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 import torch
@@ -20,7 +20,6 @@ Decoding = Literal["greedy", "top_k", "top_p", "beam"]
 Logits = Callable[[Tensor], Tensor]
 """Token ids [B, T] to logits [B, T, V]."""
 
-DECODINGS = get_args(Decoding)
 TOP_K, TOP_P, BEAMS = 20, 0.9, 3
 KEPT = 0.5
 """Share of the continuations that are kept, the likelier ones."""

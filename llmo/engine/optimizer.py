@@ -6,6 +6,7 @@ one expression, which asks nothing of the host.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import cached_property
 
@@ -175,10 +176,15 @@ def update_each(moments: Moments, gradient: Tensor | Pieces, norms: Tensor, sett
 
 def update_together(moments: Moments, gradient: Tensor, norms: Tensor, settings: Settings, sound: Tensor) -> None:
     """The same as `update_each` in one expression for all rows, which asks nothing of the host."""
-    rows, device = range(len(norms)), norms.device
+    device = norms.device
     rates, decays = (torch.tensor(values, device=device)[:, None] for values in (settings.rates, settings.decays))
-    clips = torch.tensor([settings.clip(row) for row in rows], device=device)
-    betas = [torch.tensor([settings.beta(row)[index] for row in rows], device=device)[:, None] for index in (0, 1)]
+    clips: Tensor | float = CLIP_NORM
+    betas: Sequence[Tensor | float] = BETAS
+    # Where all rows have the usual values, nothing goes from the host to the device.
+    if settings.clips is not None:
+        clips = torch.tensor(settings.clips, device=device)
+    if settings.betas is not None:
+        betas = [torch.tensor(beta, device=device)[:, None] for beta in zip(*settings.betas, strict=True)]
     keep = sound[:, None]
     if settings.first is not None:
         begins = torch.tensor(settings.first, device=device)[:, None]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -83,8 +84,7 @@ class Replicas:
         make_plain(own)
         self.executor = make_executor(own, replicas, executor, frozen, self.device, self.single, self.ranks)
         self.layout = self.executor.layout
-        matrices = self.layout.matrices
-        self._counted, self._matrices = sampled(matrices).to(self.device), matrices.bool().to(self.device)
+        self._counted = sampled(self.layout.matrices).to(self.device)
         self.rows = make_rows(replicas, self.layout, self.device)
         self.states: list[State] = [None] * replicas  # type: ignore[list-item]
         self._next_batch = NextBatch(
@@ -92,6 +92,11 @@ class Replicas:
         )
         self._passes = Passes(self.executor)
         self._costs: dict[tuple[Any, ...], Cost] = {}
+
+    @cached_property
+    def _matrices(self) -> Tensor:
+        """Which places of a row belong to matrices, bool [P]; only what prunes asks for it."""
+        return self.layout.matrices.bool().to(self.device)
 
     @property
     def replicas(self) -> int:

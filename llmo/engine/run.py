@@ -16,7 +16,16 @@ from llmo.engine.evaluation import Evaluation
 from llmo.engine.executors import Batch
 from llmo.engine.intervals import draw_interval, sampled
 from llmo.engine.lanes import Lane, Lanes
-from llmo.engine.optimizer import Settings, average, averaging, row_norms, update_each, update_together
+from llmo.engine.optimizer import (
+    BETAS,
+    CLIP_NORM,
+    Settings,
+    average,
+    averaging,
+    row_norms,
+    update_each,
+    update_together,
+)
 from llmo.engine.other_optimizers import halfway, momentum, update_others
 from llmo.engine.privacy import private_gradient
 from llmo.engine.vectors import WHOLE
@@ -152,18 +161,20 @@ class Run(Evaluation):
             [lane.interval.rates[lane.step] for lane in active],
             [lane.decay for lane in active],
             [averaging(lane.step, lane.state.problem.interval) for lane in active],
-            [lane.betas for lane in active],
-            [lane.clip for lane in active],
+            [lane.betas for lane in active] if any(lane.betas != BETAS for lane in active) else None,
+            [lane.clip for lane in active] if any(lane.clip != CLIP_NORM for lane in active) else None,
             [lane.begin for lane in active] if rare else None,
         )
         average(lanes.averaged[n], effective, settings, sound)
         empty = self._empty(lanes) if rare else {}
         optimizers = [lane.optimizer for lane in active]
         for adapter, (moments, given) in enumerate(((full, gradient), (lora, factors))):
-            here = torch.tensor([lane.adapter == bool(adapter) for lane in active], device=sound.device)
             if adapter and not own:
                 continue
-            chosen = ready & here if own else ready
+            chosen = ready
+            if own:
+                here = torch.tensor([lane.adapter == bool(adapter) for lane in active], device=sound.device)
+                chosen = ready & here
             if rare:
                 plain = torch.tensor([name == "adamw" for name in optimizers], device=sound.device)
                 update_others(optimizers, moments, given, norms, settings, chosen & ~plain)
