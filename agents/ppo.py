@@ -32,12 +32,13 @@ class Ppo(NetworkAgent):
     """The policy that PPO has learned.
 
     Args:
-        policy: Folder that `llmo train` wrote; by default that of the shipped policy.
+        policy: Folder that `llmo train` wrote, also to go on learning from; by default the shipped policy is played.
         **parameters: Of learning, see `NetworkAgent`; the two hidden layers of actor and critic have tanh.
     """
 
     kind, layers = "ppo", 2
     shipped: Path | None = Path(__file__).parent / "trained" / "ppo"
+    goes_on = True
     frames = 1
     """How many of a run's last observations it looks at."""
     _frames: Frames | None = None
@@ -73,7 +74,9 @@ class Ppo(NetworkAgent):
         seed: int = 0,
         gamma: float = 1.0,
     ) -> None:
-        """Learn a policy; continues from the newest checkpoint of the run folder.
+        """Learn a policy, from nothing or from the policy that it was given.
+
+        Continues from the newest checkpoint of the run folder.
 
         Args:
             space: Names of actions and features.
@@ -89,9 +92,13 @@ class Ppo(NetworkAgent):
         from llmo.evaluation.learning import learn
 
         self.space = space
+        if self.policy:
+            self.bind(space)
         model = self._model(env, space, seed, gamma)
 
         def warm_up() -> None:
+            if self.policy:
+                model.policy.begin_as(self.net)  # type: ignore[operator]
             if demonstrations is not None:
                 imitate(model.policy, demonstrations, self.frames)
 
@@ -118,7 +125,7 @@ class Ppo(NetworkAgent):
                 "seen": len(seen),
                 "actions": space.actions,
             },
-            **self.ppo(seed, gamma),
+            **self.ppo(seed, gamma, env.num_envs),
         )
 
 

@@ -83,7 +83,7 @@ class RecurrentPpo(NetworkAgent):
                 "seen": len(space.features),
                 "actions": len(space.actions),
             },
-            **self.ppo(seed, gamma),
+            **self.ppo(seed, gamma, env.num_envs),
         )
         policy = model.policy
         assert isinstance(policy, MaskedLstmPolicy)

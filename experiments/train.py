@@ -48,6 +48,7 @@ class Settings:
     executor: str
     gamma: float
     own: dict[str, Any] | None = None
+    start: str = ""
 
 
 @experiments.register("train")
@@ -58,6 +59,7 @@ def train(
     out: Path = Path("runs/train"),
     seed: int = 0,
     teacher: str = "tutor",
+    start: str = "",
     demonstrations: int = 1024,
     reward: str = "relative",
     gamma: float = 1.0,
@@ -83,6 +85,7 @@ def train(
         out: Run folder.
         seed: Of everything random in learning.
         teacher: Agent that is imitated first.
+        start: Policy folder to go on from, or ``shipped`` for the one that the agent comes with; it is its own teacher.
         demonstrations: How many train instances the teacher plays, which are learned on; 0 learns from nothing, on all.
         reward: ``gain``, ``relative`` (less what the teacher gained, or without one the reference rule) or ``final``.
         gamma: Discount of rewards, above 0 and at most 1.
@@ -123,6 +126,8 @@ def train(
     if not isinstance(learner, LearningAgent):
         raise LlmoError("agent", agent, "one that learns, such as ppo")
     valid_teacher(teacher)
+    if start:
+        learner = catalog.make_agent(agent, policy=_start_of(learner, start))
     valid_reward(reward)
     if not 0 < gamma <= 1:
         raise LlmoError("gamma", gamma, "above 0 and at most 1")
@@ -133,12 +138,29 @@ def train(
             env = _own_env(run, own, Budget.parse(budget), batch, lora, device)
         chosen = executor or run.settled("executor") or population_executor(steps)
         asked = {**asdict(own), "budget": budget, "batch": batch, "lora": lora} if own is not None else None
-        settings = Settings(env, agent, seed, steps, teacher, demonstrations, reward, replicas, chosen, gamma, asked)
+        settings = Settings(
+            env, agent, seed, steps, teacher, demonstrations, reward, replicas, chosen, gamma, asked, start
+        )
         run.settle(asdict(settings))
         _learn(learner, run, settings, found, device)
         learner.save(run.path / "policy", _card(settings, run.path))
         _remember(run.path / "policy", settings, found)
     print(f"the policy is in {out / 'policy'}")
+
+
+def _start_of(learner: LearningAgent, start: str) -> str:
+    """The folder that `--start` means.
+
+    Raises:
+        LlmoError: The agent cannot go on from a policy, or no policy comes with it.
+    """
+    if not learner.goes_on:
+        raise LlmoError("agent with --start", type(learner).__name__, "one that goes on from a policy, such as ppo")
+    if start != "shipped":
+        return start
+    if learner.shipped is None:
+        raise LlmoError("start", start, "a policy folder: none comes with this agent")
+    return str(learner.shipped)
 
 
 def _own_env(run: RunDir, source: OwnSource, budget: Budget, batch: int, rank: int, device: str) -> str:
@@ -171,7 +193,7 @@ def _learn(learner: LearningAgent, run: RunDir, settings: Settings, workers: Wor
     latest = run.latest_checkpoint()
     moves, curves = None, _known(run.path / CURVES)
     if settings.demonstrations and (latest is None or not curves):
-        moves = _demonstrated(settings, workers)
+        moves = _demonstrated(settings, workers, learner.policy)
         curves = moves.curves
         write_text_atomic(run.path / CURVES, json.dumps({index: vars(curve) for index, curve in curves.items()}))
     reference = _reference_return(settings, curves)
@@ -203,21 +225,22 @@ def _learn(learner: LearningAgent, run: RunDir, settings: Settings, workers: Wor
     writer.close()
 
 
-def _demonstrated(settings: Settings, workers: Workers) -> Demonstrations:
-    """What the teacher does and reaches on the train instances that are learned on."""
+def _demonstrated(settings: Settings, workers: Workers, policy: str) -> Demonstrations:
+    """What the teacher does and reaches on the train instances that are learned on; a policy is its own."""
+    teacher = settings.agent if policy else settings.teacher
     return _demonstrated_once(
-        settings.env, settings.teacher, settings.demonstrations, workers, settings.replicas, settings.executor
+        settings.env, teacher, settings.demonstrations, workers, settings.replicas, settings.executor, policy
     )
 
 
 @lru_cache(maxsize=1)
 def _demonstrated_once(
-    env: str, teacher: str, count: int, workers: Workers, replicas: int, executor: str
+    env: str, teacher: str, count: int, workers: Workers, replicas: int, executor: str, policy: str
 ) -> Demonstrations:
     """The same, only once for trainings that follow each other."""
     from llmo.evaluation.demonstrations import demonstrate
 
-    return demonstrate(env, teacher, range(count), workers, replicas, executor)
+    return demonstrate(env, teacher, range(count), workers, replicas, executor, policy)
 
 
 def _remember(policy: Path, settings: Settings, workers: Workers) -> None:

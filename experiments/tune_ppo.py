@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from llmo.evaluation.workers import Workers
 
 TEACHER = "tutor"
-BLIND = 4
-"""Trials before the search learns from those that there are."""
+BLIND = 16
+"""Trials before the search learns from those that there are; these are the same whoever plays."""
 JUDGED_FROM = 100_000
 """Index of the first train instance that trials are judged on; none that is learned on."""
 
@@ -37,7 +37,7 @@ JUDGED_FROM = 100_000
 @experiments.register("tune_ppo")
 def tune_ppo(
     out: Path = Path("runs/tune_ppo"),
-    trials: int = 16,
+    trials: int = 24,
     steps: int = 24_576,
     demonstrations: int = 512,
     instances: int = 128,
@@ -50,7 +50,8 @@ def tune_ppo(
     """Search the hyperparameters of PPO.
 
     Every trial is a short training as `llmo train` does it, judged by how much better its policy is than the teacher on
-    train instances that it has not learned on. The first has the values that `ppo` has.
+    train instances that it has not learned on. The first has the values that `ppo` has. Each worker does a trial by
+    itself; what is drawn after the first 16 follows from the trials that were finished when it began.
 
     Args:
         out: Folder for `tuned_ppo.json` and for every trial.
@@ -60,8 +61,9 @@ def tune_ppo(
         instances: How many train instances a trial is judged on.
         env: Registered name of the environment.
         seed: Of the search and of everything random in each trial.
-        replicas: Training runs side by side.
-        workers: ``0`` for this process, ``N`` or ``processes:N``, ``processes`` for one a core, ``ray`` or ``ray:N``.
+        replicas: Training runs side by side in a trial.
+        workers: Who does a trial each: ``0`` for this process, ``N`` or ``processes:N``, ``processes`` for one a core,
+            ``ray`` or ``ray:N``.
         resume: Continue in the folder.
 
     Raises:
@@ -72,31 +74,47 @@ def tune_ppo(
     from llmo.engine.choice import population_executor
     from llmo.evaluation.demonstrations import demonstrate
     from llmo.evaluation.provenance import command, provenance
+    from llmo.evaluation.spread import spread
     from llmo.evaluation.workers import find_workers
     from llmo.mdp.spec import env_spec
 
     at_least(1, trials=trials, steps=steps, demonstrations=demonstrations, instances=instances, replicas=replicas)
     at_least(0, seed=seed)
     env_spec(env)
-    found = find_workers(workers, replicas)
+    found = find_workers(workers)
     settings = {name: given[name] for name in ("env", "steps", "demonstrations", "instances", "seed", "replicas")}
     with RunDir(out, resume) as run:
         executor = run.settled("executor") or population_executor(steps)
         settings["executor"] = executor
         run.settle(settings)
-        done = [json.loads(file.read_text()) for file in sorted(run.path.glob("trial-*.json"))]
+        done = _finished(out, trials)
         if len(done) < trials:
             moves = demonstrate(env, TEACHER, range(demonstrations), found, replicas, executor)
-            for number in range(len(done), trials):
-                parameters = _drawn(done, seed)
-                gain = _gain(out / f"trial-{number:03d}", parameters, moves, settings, found)
-                done.append({"gain": gain, "parameters": parameters})
-                write_text_atomic(out / f"trial-{number:03d}.json", json.dumps(done[-1]) + "\n")
-                print(f"trial {number}: {_told(done[-1])}")
-        best = max(done, key=lambda trial: trial["gain"])
+            theirs = _judged(out / "episodes", settings, found)
+        while len(done) < trials:
+            numbers = [number for number in range(trials) if number not in done][: max(1, found.count)]
+            drawn = {number: _drawn(done, number, seed) for number in numbers}
+            calls = [(out / _name(number), drawn[number], moves, settings, theirs) for number in numbers]
+            for place, gain in spread(_gain, calls, found):
+                number = numbers[place]
+                done[number] = {"gain": gain, "parameters": drawn[number]}
+                write_text_atomic(out / f"{_name(number)}.json", json.dumps(done[number]) + "\n")
+                print(f"trial {number}: {_told(done[number])}", flush=True)
+        best = max(done.values(), key=lambda trial: trial["gain"])
         facts = {**settings, **provenance(), "command": command("tune_ppo", tune_ppo, given)}
-        write_text_atomic(out / "tuned_ppo.json", json.dumps({"best": best, "trials": done, **facts}, indent=1) + "\n")
+        content = {"best": best, "trials": [done[number] for number in sorted(done)], **facts}
+        write_text_atomic(out / "tuned_ppo.json", json.dumps(content, indent=1) + "\n")
     print(f"best of {len(done)}: {_told(best)}")
+
+
+def _name(number: int) -> str:
+    return f"trial-{number:03d}"
+
+
+def _finished(out: Path, trials: int) -> dict[int, dict[str, Any]]:
+    """The trials that a folder has already, by number."""
+    files = {number: out / f"{_name(number)}.json" for number in range(trials)}
+    return {number: json.loads(file.read_text()) for number, file in files.items() if file.exists()}
 
 
 def _told(trial: Mapping[str, Any]) -> str:
@@ -116,54 +134,62 @@ def _space() -> dict[str, BaseDistribution]:
     }
 
 
-def _drawn(done: Sequence[Mapping[str, Any]], seed: int) -> dict[str, Any]:
-    """Hyperparameters of the next trial: those of `ppo`, a few at random, then what a Parzen estimator draws.
+def _drawn(done: Mapping[int, Mapping[str, Any]], number: int, seed: int) -> dict[str, Any]:
+    """Hyperparameters of a trial: the first has those of `ppo`, some are random, then a Parzen estimator draws.
 
-    The sampler is seeded by how many trials there are, so a search that is continued goes on as it would have.
+    The sampler is seeded by the trial's number, so a search that is continued goes on as it would have.
     """
     import optuna
 
     space = _space()
-    if not done:
+    if not number:
         accepted = inspect.signature(catalog.get("agents", "ppo")).parameters
         return {name: accepted[name].default for name in space}
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    own = int(np.random.SeedSequence([seed, len(done)]).generate_state(1)[0])
+    own = int(np.random.SeedSequence([seed, number]).generate_state(1)[0])
+    # Blind trials must not depend on which others are finished: they come from a study that knows none.
+    known = done if number >= BLIND else {}
     sampler = optuna.samplers.TPESampler(n_startup_trials=BLIND, seed=own)
     study = optuna.create_study(direction="maximize", sampler=sampler)
-    for trial in done:
-        known = optuna.trial.create_trial(params=trial["parameters"], distributions=space, value=trial["gain"])
-        study.add_trial(known)
+    for trial in known.values():
+        study.add_trial(optuna.trial.create_trial(params=trial["parameters"], distributions=space, value=trial["gain"]))
     return study.ask(space).params
 
 
 def _gain(
-    folder: Path, parameters: Mapping[str, Any], moves: Demonstrations, settings: Mapping[str, Any], workers: Workers
+    folder: Path,
+    parameters: Mapping[str, Any],
+    moves: Demonstrations,
+    settings: Mapping[str, Any],
+    theirs: Sequence[float],
 ) -> float:
     """Percent by which the policy of a short training is better than the teacher, on average."""
-    from llmo.evaluation.episodes import play_all
-    from llmo.evaluation.result import policy_job, tuned_job
-    from llmo.evaluation.workers import population_env
+    from llmo.evaluation.workers import HERE, population_env
     from llmo.mdp.spec import env_spec
 
     env, seed = settings["env"], settings["seed"]
     learner = catalog.make_agent("ppo", **parameters)
     given = {"seed": seed, "reward": "relative", "executor": settings["executor"], "curves": moves.curves}
     with RunDir(folder, resume=True) as run:
-        with closing(population_env(env, settings["replicas"], workers, **given)) as venv:
+        with closing(population_env(env, settings["replicas"], HERE, **given)) as venv:
             learner.learn(env_spec(env).space, venv, settings["steps"], run, moves, lambda line: None, seed=seed)
         learner.save(run.path / "policy", {"note": "a trial of a search for hyperparameters"})
-    judged = range(JUDGED_FROM, JUDGED_FROM + settings["instances"])
-    jobs = {
-        "ppo": [policy_job(env, "train", index, "ppo", str(folder / "policy")) for index in judged],
-        TEACHER: [tuned_job(env, "train", index, TEACHER) for index in judged],
-    }
-    losses = {}
-    for name, played in jobs.items():
-        same = [replace(job, executor=settings["executor"]) for job in played]
-        # The teacher's episodes are those of the first trial.
-        episodes = (folder if name == "ppo" else folder.parent) / "episodes"
-        records = play_all(same, episodes, workers, settings["replicas"], what=f"{name} is judged, in episodes")
-        losses[name] = [record.result.validation_loss for record in records]
-    gains = [math.log(theirs / ours) for ours, theirs in zip(losses["ppo"], losses[TEACHER], strict=True)]
+    ours = _judged(folder / "episodes", settings, HERE, str(folder / "policy"))
+    gains = [math.log(their / our) for our, their in zip(ours, theirs, strict=True)]
     return 100 * sum(gains) / len(gains)
+
+
+def _judged(folder: Path, settings: Mapping[str, Any], workers: Workers, policy: str = "") -> list[float]:
+    """Validation losses of a policy, or without one of the teacher, on the instances that trials are judged on."""
+    from llmo.evaluation.episodes import play_all
+    from llmo.evaluation.result import policy_job, tuned_job
+
+    env, replicas = settings["env"], settings["replicas"]
+    indices = range(JUDGED_FROM, JUDGED_FROM + settings["instances"])
+    if policy:
+        jobs = [policy_job(env, "train", index, "ppo", policy) for index in indices]
+    else:
+        jobs = [tuned_job(env, "train", index, TEACHER) for index in indices]
+    jobs = [replace(job, executor=settings["executor"]) for job in jobs]
+    records = play_all(jobs, folder, workers, replicas, what=f"{'ppo' if policy else TEACHER} is judged, in episodes")
+    return [record.result.validation_loss for record in records]

@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 
 ROLLOUT, BATCH = 16, 256
 """Environment steps in each slot before an update, and transitions in a batch of it."""
+UPDATE, LEAST_ROLLOUT = 4096, 4
+"""Transitions that an update has at most, unless each slot would make fewer steps than these."""
 
 
 class NetworkAgent(LearningAgent):
     """Takes the allowed action that its network finds likeliest to be best.
 
     Args:
-        policy: Folder that `llmo train` wrote; by default that of the shipped policy.
+        policy: Folder that `llmo train` wrote, also to go on learning from; by default the shipped policy is played.
         rate: First learning rate of Adam.
         entropy: Weight of the entropy bonus.
         gae_lambda: Of generalised advantage estimation (Schulman et al. 2016).
@@ -60,9 +62,15 @@ class NetworkAgent(LearningAgent):
         self.policy, self.hidden = policy, (width,) * self.layers
         self._ppo = {"learning_rate": rate, "ent_coef": entropy, "gae_lambda": gae_lambda, "n_epochs": epochs}
 
-    def ppo(self, seed: int, gamma: float) -> dict[str, Any]:
-        """What any PPO of stable-baselines3 is given."""
-        fixed = {"n_steps": ROLLOUT, "batch_size": BATCH, "device": "cpu"}
+    def ppo(self, seed: int, gamma: float, slots: int) -> dict[str, Any]:
+        """What any PPO of stable-baselines3 is given; large populations are asked more often for fewer steps.
+
+        Args:
+            seed: Of everything random.
+            gamma: Discount.
+            slots: How many environments step together.
+        """
+        fixed = {"n_steps": max(LEAST_ROLLOUT, min(ROLLOUT, UPDATE // slots)), "batch_size": BATCH, "device": "cpu"}
         return {**self._ppo, **fixed, "seed": seed, "gamma": gamma}
 
     @abstractmethod

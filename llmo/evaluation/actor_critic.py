@@ -72,6 +72,7 @@ class Actor(nn.Module):
 
     def __init__(self, features: Sequence[str], actions: Sequence[str], hidden: Sequence[int]) -> None:
         super().__init__()
+        self.features, self.actions = tuple(features), tuple(actions)
         self.orders = Orders(features, actions)
         self.hidden, self.head = hidden_layers(len(features), hidden), nn.Linear(hidden[-1], len(actions))
 
@@ -135,6 +136,24 @@ class AsymmetricPolicy(MaskableActorCriticPolicy):
     def _get_action_dist_from_latent(self, latent_pi: Tensor) -> MaskableDistribution:
         logits = self.mlp_extractor.orders.mean(self.action_net(latent_pi))
         return self.action_dist.proba_distribution(action_logits=logits)
+
+    def begin_as(self, actor: Actor) -> None:
+        """Act as another actor does, of the same widths: what it does not see or choose has no weight yet.
+
+        Args:
+            actor: It sees nothing that is not seen here; of what it chooses among, the menu may lack some.
+        """
+        seen = [self.names.index(name) for name in actor.features]
+        shared = [action for action in self.actions if action in actor.actions]
+        here, there = ([names.index(action) for action in shared] for names in (self.actions, actor.actions))
+        first = "0.weight"
+        layers = {**actor.hidden.state_dict(), first: torch.zeros_like(self.mlp_extractor.policy_net[0].weight)}
+        layers[first][:, seen] = actor.hidden.state_dict()[first]
+        self.mlp_extractor.policy_net.load_state_dict(layers)
+        with torch.no_grad():
+            for mine, theirs in zip(self.action_net.parameters(), actor.head.parameters(), strict=True):
+                mine.zero_()
+                mine[here] = theirs[there]
 
     def actor(self) -> Actor:
         """A copy of what acts."""

@@ -111,6 +111,20 @@ def planted(moves: int) -> Demonstrations:
     return Demonstrations(np.eye(4, dtype=np.float32)[right], masks, right.astype(np.int64), np.ones(moves, bool), {})
 
 
+class Wider(Identity):
+    """The same with a feature in front that says nothing, and a fifth action that pays nothing."""
+
+    observation_space = gymnasium.spaces.Box(-5, 5, (5,), np.float32)
+    action_space = gymnasium.spaces.Discrete(5)
+    space = Space((*SPACE.actions, "new"), ("nothing", *SPACE.features))
+
+    def _observe(self) -> np.ndarray:
+        return np.append(np.float32(1.0), super()._observe())
+
+    def action_masks(self) -> np.ndarray:
+        return np.append(super().action_masks(), True)
+
+
 def best_actions(agent: Any, folder: Path) -> list[int]:
     agent.save(folder, {"note": "a test"})
     loaded = catalog.make_agent("ppo", policy=str(folder))
@@ -133,6 +147,19 @@ def test_who_has_learned_can_play(tmp_path: Path, name: str) -> None:
     agent.reset([0])
     mask = np.array([[False, True, False, False]])
     assert agent.act(np.zeros((1, 4), np.float32), mask, np.ones(1, bool)).tolist() == [1]
+
+
+def test_it_goes_on_from_a_policy_with_what_that_one_knew(tmp_path: Path) -> None:
+    known = learned(tmp_path / "run", 1, demonstrations=planted(600))
+    assert best_actions(known, tmp_path / "policy") == [0, 1, 2]
+    agent = catalog.make_agent("ppo", policy=str(tmp_path / "policy"), rate=1e-9)
+    with RunDir(tmp_path / "on", resume=True) as run:
+        agent.learn(Wider.space, DummyVecEnv([Wider for _ in range(8)]), 128, run, None, lambda line: None)
+    seen = torch.randn(6, 4)
+    with torch.no_grad():
+        before, after = known.net(seen), agent.net(torch.cat([torch.randn(6, 1), seen], 1))
+    # What is new has no weight, whatever its values; an update at that rate moves nothing.
+    assert torch.allclose(after, torch.cat([before, torch.zeros(6, 1)], 1), atol=1e-5)
 
 
 def test_it_imitates(tmp_path: Path) -> None:

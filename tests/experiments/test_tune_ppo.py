@@ -24,8 +24,8 @@ def test_a_search_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path, capsys: 
     assert first[0]["parameters"] == {"rate": 1e-3, "entropy": 0.01, "gae_lambda": 0.9, "epochs": 8, "width": 64}
     both = search(2)
     assert both[0] == first[0] and both[1]["parameters"] != first[0]["parameters"]
-    # Stopped after the training and before its result was written.
-    (tmp_path / "trial-001.json").unlink()
+    # Stopped after a training and before its result was written; others were faster.
+    (tmp_path / "trial-000.json").unlink()
     assert search(2) == both
 
 
@@ -34,7 +34,7 @@ def test_a_search_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path, capsys: 
     [
         (["--trials", "0"], ["trials 0", "at least 1"]),
         (["--env", "llmo/LanguageModel-v9"], ["did you mean"]),
-        (["--workers", "3"], ["multiple"]),
+        (["--workers", "many"], ["ray:N"]),
     ],
 )
 def test_a_wrong_option_is_one_line(
