@@ -31,6 +31,7 @@ def improve(
     policy: str = "",
     batch: int = 16,
     lora: int = 0,
+    keep_adapter: bool = False,
     seed: int = 0,
     precision: Literal["float32", "bfloat16"] = "float32",
     checkpointing: bool = False,
@@ -54,6 +55,7 @@ def improve(
         policy: Folder of a policy for an agent that learns; by default the one that it comes with.
         batch: Sequences in an optimizer step.
         lora: Rank of LoRA factors on the frozen model, 2, 4 or 8; 0 trains all weights.
+        keep_adapter: Whether the model's folder holds the factors as an adapter of PEFT, not merged into the model.
         seed: Of batches, fresh weights and splits.
         precision: Of the passes; weights are float32 in any case.
         checkpointing: Whether activations are computed again in the backward pass instead of kept.
@@ -80,7 +82,9 @@ def improve(
 
     source = OwnSource(model, data, task, columns_of(columns), seed)  # type: ignore[arg-type]
     single = SingleSettings(precision, checkpointing=checkpointing)
-    wishes = Wishes(budget, agent, policy, batch, lora, seed, device, single, synonyms)
+    wishes = Wishes(budget, agent, policy, batch, lora, seed, device, single, synonyms, keep_adapter)
+    if keep_adapter and model.startswith("scratch:"):
+        raise LlmoError("model with keep_adapter", model, "one that is there without this run, to put the adapter on")
     if (
         not advise
         and not resume

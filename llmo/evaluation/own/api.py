@@ -57,7 +57,7 @@ def improve(
         compare: Whether to train by the usual recipes too, at the same budget.
         resume: Whether to continue the run in `out`.
         say: Gets what should be said aloud.
-        **wishes: See `Wishes`: `agent`, `policy`, `batch`, `lora`, `seed`, `device`, `single`.
+        **wishes: See `Wishes`: `agent`, `policy`, `batch`, `lora`, `keep_adapter`, `seed`, `device`, `single`.
 
     Returns:
         The improved model and what it took.
@@ -76,6 +76,8 @@ def improve(
     check_fit(type(model).__name__, task, kind, model.config)
     if resume and out is None:
         raise LlmoError("resume", resume, "False without a folder that holds a run, given by out")
+    if wanted.keep_adapter and out is None:
+        raise LlmoError("keep_adapter", True, "False without a folder to keep it in, given by out")
     data = data_of(task, train, valid, test, columns, wanted.seed)
     # Weights are trained in float32, whatever the passes compute in.
     model, tokenizer = copy.deepcopy(model).float(), copy.deepcopy(tokenizer)

@@ -43,11 +43,13 @@ def improved_model(model: PreTrainedModel, delivered: Tensor, rank: int) -> PreT
 
 
 def save_model(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write a model and its tokenizer as a whole or not at all."""
+    """Write a model, or an adapter alone, and its tokenizer as a whole or not at all."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
+    # PEFT would ask the hub whether the vocabulary has grown, which it has not.
+    given = {"save_embedding_layers": False} if hasattr(model, "peft_config") else {}
     with no_progress_bar():
-        model.save_pretrained(temporary)
+        model.save_pretrained(temporary, **given)
     tokenizer.save_pretrained(temporary)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.rename(folder)

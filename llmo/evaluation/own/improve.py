@@ -19,6 +19,7 @@ from llmo.agent import Agent
 from llmo.cautious import tuning_agent
 from llmo.engine.ranks import agreed, first_rank
 from llmo.errors import LlmoError
+from llmo.evaluation.own.adapter import adapter_model
 from llmo.evaluation.own.budget import probe
 from llmo.evaluation.own.compare import Comparison, compare
 from llmo.evaluation.own.export import improved_model, save_model
@@ -103,9 +104,11 @@ def improve_model(
         # First, so that what a score needs is missed before the budget is spent.
         before = _score(order, order.own.model)
         session.finish(on_step)
-        model = improved_model(order.own.model, session.delivered(), order.own.rank)
+        delivered = session.delivered()
+        model = improved_model(order.own.model, delivered, order.own.rank)
         if first_rank():
-            save_model(model, order.tokenizer, folder / "model")
+            kept = adapter_model(order.own.model, delivered) if order.keep_adapter else model
+            save_model(kept, order.tokenizer, folder / "model")
         after = _score(order, model)
         others = {}
         for number, (name, agent) in enumerate(rivals(order.own).items() if against else ()):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from llmo.engine.choice import valid_device
 from llmo.engine.single import SingleSettings
-from llmo.errors import at_least
+from llmo.errors import LlmoError, at_least
 from llmo.evaluation.own.budget import Budget
 from llmo.mdp.own import OwnProblem
 from llmo.mdp.own_source import Opened, check_sizes
@@ -36,6 +36,7 @@ class Order:
         seed: Of the batches, and of what is random in the agent.
         device: Where the model is trained.
         single: In which precision and parts.
+        keep_adapter: Whether the factors are delivered as an adapter of PEFT instead of merged.
     """
 
     own: OwnProblem
@@ -48,6 +49,7 @@ class Order:
     seed: int = 0
     device: str = "cpu"
     single: SingleSettings = SingleSettings()
+    keep_adapter: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,7 @@ class Wishes:
         device: Where the model is trained.
         single: In which precision and parts.
         synonyms: Table of words and what may stand for them, for augmentation; None for neighbours in the embedding.
+        keep_adapter: Whether the factors are delivered as an adapter of PEFT instead of merged; needs `lora`.
 
     Raises:
         LlmoError: One of them is not usable.
@@ -78,9 +81,12 @@ class Wishes:
     device: str = "cpu"
     single: SingleSettings = SingleSettings()
     synonyms: Path | None = None
+    keep_adapter: bool = False
 
     def __post_init__(self) -> None:
         check_sizes(self.batch, self.lora)
+        if self.keep_adapter and not self.lora:
+            raise LlmoError("keep_adapter", self.keep_adapter, "False without lora, which trains an adapter")
         at_least(0, seed=self.seed)
         Budget.parse(self.budget)
         valid_device(self.device)
@@ -105,4 +111,5 @@ class Wishes:
             seed=self.seed,
             device=self.device,
             single=self.single,
+            keep_adapter=self.keep_adapter,
         )
