@@ -46,7 +46,7 @@ def improve(
     Args:
         model: Its folder, its name on the hub, or scratch:WIDTHxDEPTH for a small fresh Llama.
         data: A folder with train, valid and test files (txt, md, jsonl, csv, parquet, arrow), one file, or a data set's
-            name on the hub.
+            name on the hub, with its configuration where it has several, as in glue:cola.
         task: What it learns: ``causal_lm``, ``classification``, ``regression``, ``tagging`` or ``seq2seq``.
         budget: How much may be spent, such as 10min, 3epochs or 2e14flops.
         out: Folder for the model, the decisions and the report.

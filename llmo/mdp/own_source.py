@@ -79,7 +79,7 @@ class OwnSource:
 
     Attributes:
         model: Folder, name on the hub, or ``scratch:WIDTHxDEPTH``.
-        data: Folder, file, or name on the hub.
+        data: Folder, file, or name on the hub, such as ``glue:cola`` where it has configurations.
         task: What is learned.
         columns: Column by role, where the user has named some.
         seed: Of splits, and of fresh weights.
@@ -159,10 +159,17 @@ def write_own(file: Path, source: OwnSource, batch: int, rank: int, budget: floa
         rank: Of LoRA factors; 0 trains all weights.
         budget: FLOPs.
     """
-    places = {"model": source.model, "data": source.data}
-    found = {name: str(Path(value).resolve()) for name, value in places.items() if Path(value).exists()}
+    found = {"model": _absolute(source.model), "data": _absolute(source.data)}
     content = {**asdict(source), **found, "batch": batch, "rank": rank, "budget": budget}
     write_text_atomic(file, json.dumps(content, indent=1) + "\n")
+
+
+def _absolute(name: str) -> str:
+    """A folder or file by its absolute name, with its configuration after a colon; a name on the hub as it is."""
+    folder, colon, configuration = name.partition(":")
+    if Path(name).exists():
+        return str(Path(name).resolve())
+    return f"{Path(folder).resolve()}:{configuration}" if colon and Path(folder).is_dir() else name
 
 
 def read_own(file: Path) -> OwnProblem:

@@ -10,6 +10,7 @@ from typing import Any
 from llmo.errors import LlmoError
 from llmo.tasks.own.columns import Columns, OwnTask, find_columns, values_of
 from llmo.tasks.own.files import TABLES, TEXT, Record, read_records, read_text
+from llmo.tasks.own.hub import load_from_hub
 from llmo.tasks.own.splits import Files, blocks, cut, find_files
 
 LEAST_EXAMPLES = 2
@@ -49,7 +50,9 @@ def load_data(data: str, task: OwnTask, columns: Mapping[str, str] | None = None
     """Read a user's data.
 
     Args:
-        data: A folder with files for training, validation and test, or one file; else a data set's name on the hub.
+        data: A folder with files for training, validation and test, or one file; else a data set's name on the hub,
+            with its configuration where it has several, as in ``glue:cola``; or a copy of such a data set, as in
+            ``folder:cola``.
         task: What is learned.
         columns: Column by role, where the user has named some.
         seed: Of splits that are cut off.
@@ -58,7 +61,9 @@ def load_data(data: str, task: OwnTask, columns: Mapping[str, str] | None = None
         LlmoError: Something is wrong with a file, with its place; or there are too few examples, or nothing fits.
     """
     path, reading = Path(data), _Reading()
-    if path.exists() or path.suffix in (*TEXT, *TABLES) or not _hub_name(data):
+    folder, colon, _ = data.partition(":")
+    copied = bool(colon) and not path.exists() and Path(folder).is_dir()
+    if not copied and (path.exists() or path.suffix in (*TEXT, *TABLES) or not _hub_name(data)):
         training, validation, test = _from_files(find_files(path), task, columns or {}, reading)
     else:
         training, validation, test = _from_hub(data, task, columns or {}, reading)
@@ -154,17 +159,7 @@ def _columns(task: OwnTask, first: Record, asked: Mapping[str, str], reading: _R
 def _from_hub(
     name: str, task: OwnTask, asked: Mapping[str, str], reading: _Reading
 ) -> tuple[list[list[Values]], list[Values], list[Values]]:
-    from llmo.errors import needs_extra
-
-    needs_extra(f"data {name}", "datasets", "own")
-    import datasets
-
-    try:
-        found = datasets.load_dataset(name)
-    except Exception as error:
-        # The hub's client raises a dozen unrelated classes, from offline to "no such data set".
-        told = " ".join(str(error).split())[:200]
-        raise LlmoError("data", name, f"a file or folder, or a data set that the hub can give ({told})") from error
+    found = load_from_hub(name)
     columns: Columns | None = None
 
     def read(split: str) -> list[Values]:

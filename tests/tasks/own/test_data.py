@@ -9,6 +9,7 @@ import pytest
 from pyarrow import ipc, parquet
 
 from llmo.errors import LlmoError
+from llmo.mdp.own_source import OwnSource, write_own
 from llmo.tasks.own.data import load_data
 
 ROWS = [{"text": f"example {number}", "label": ("good", "bad")[number % 2]} for number in range(30)]
@@ -189,3 +190,48 @@ def test_folders_that_make_no_sense_are_refused(tmp_path: Path, names: list[str]
 def test_a_data_set_that_nobody_can_give_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(LlmoError, match="data 'nobody/nothing'.*that the hub can give"):
         load_data("nobody/nothing", "classification")
+
+
+CONFIGURED = """---
+configs:
+- config_name: cola
+  data_files: cola/*.jsonl
+- config_name: sst2
+  data_files: sst2/*.jsonl
+---
+"""
+
+
+@pytest.fixture
+def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of a data set of the hub with two configurations."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "copy").mkdir()
+    (tmp_path / "copy" / "README.md").write_text(CONFIGURED)
+    for name, rows in (("cola", ROWS), ("sst2", [{**row, "text": f"other {row['text']}"} for row in ROWS])):
+        (tmp_path / "copy" / name).mkdir()
+        write(tmp_path / "copy" / name, ".jsonl", rows)
+    return tmp_path / "copy"
+
+
+@pytest.mark.parametrize("place", ["copy", "./copy"])
+def test_a_configuration_is_named_after_a_colon(configured: Path, place: str) -> None:
+    for name, begin in (("cola", "example"), ("sst2", "other example")):
+        found = load_data(f"{place}:{name}", "classification")
+        together = [*found.training[0], *found.validation, *found.test]
+        assert len(together) == 30 and all(row["text"].startswith(begin) for row in together)
+    write_own(configured / "own.json", OwnSource("scratch:8x1", f"{place}:cola", "classification"), 4, 0, 1.0)
+    assert json.loads((configured / "own.json").read_text())["data"] == f"{configured}:cola"
+
+
+def test_configurations_are_listed_where_one_is_missing_or_wrong(configured: Path) -> None:
+    for data, words in (
+        ("copy:", "data 'copy:' is not usable: allowed is copy:CONFIGURATION with one of cola, sst2"),
+        ("copy:sst", "configuration of copy 'sst' is not usable: allowed is one of cola, sst2; did you mean 'sst2'?"),
+    ):
+        with pytest.raises(LlmoError) as raised:
+            load_data(data, "classification")
+        assert str(raised.value) == words
+    with pytest.raises(LlmoError, match="data 'nobody/nothing:cola'.*that the hub can give"):
+        load_data("nobody/nothing:cola", "classification")
