@@ -130,6 +130,9 @@ class TrainerCallback(Callback, ExportableState):
     ) -> None:
         """Decide, where a decision is due: every data set has been evaluated by now."""
         self._settle(args, state)
+        if self.steering.stopped:
+            # Trainer looks at it after this batch only; what that changes is not delivered.
+            control.should_training_stop = True
 
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
@@ -185,7 +188,8 @@ class TrainerCallback(Callback, ExportableState):
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         """Deliver the best weights."""
         self._settle(args, state)
-        if self.steering.worse and self.steering.levers.has_best and not args.load_best_model_at_end:
+        steering = self.steering
+        if (steering.worse or steering.stopped) and steering.levers.has_best and not args.load_best_model_at_end:
             self.steering.levers.load_best(weights_alone=True)
             best = self.steering.history.last.best_validation_loss
             self._say(state, f"the model has the weights that validated best, at a loss of {best:.4g}")

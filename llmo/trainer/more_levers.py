@@ -20,7 +20,14 @@ MORE = (
     "clip_more", "clip_less", "momentum_more", "momentum_less", "memory_more", "memory_less", "decay_more",
     "decay_less", "dropout_more", "dropout_less", "perturb_noise", "perturb_off",
 )  # fmt: skip
-"""Actions of the whole menu that apply here."""
+"""Actions of the whole menu that apply here.
+
+`batch_double` and `batch_halve` do not. Trainer (transformers 5.23) reads `gradient_accumulation_steps` anew at every
+update, but how many updates an epoch and the training have, and where in the data a resumed training goes on, it has
+computed from the value at the beginning. Accumulating less spends less and gives no step more; a turn between two
+multiples steps on a part of a batch; a checkpoint after it goes on at another place
+(`tests/trainer/test_accumulation.py`).
+"""
 TURNED = ("clipping", "momentum", "memory", "perturbation")
 """Hyperparameters that are set here; weight decay and dropout are with the others."""
 

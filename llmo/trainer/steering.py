@@ -28,7 +28,9 @@ from llmo.trainer.more_levers import MORE
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
-STEERED = (*MENU, *MORE)
+STOP = "stop"
+"""Ends the training; what is left of the steps is the user's to save."""
+STEERED = (*MENU, *MORE, STOP)
 """What an agent chooses from; of the core some actions never apply here."""
 UNKNOWN = (math.nan, math.nan, math.nan)
 EVEN = (1 / 3, 1 / 3, 1 / 3)
@@ -109,6 +111,11 @@ class Steering:
         last = self.history.measurements[-1:]
         return bool(last) and last[0].validation_loss > last[0].best_validation_loss
 
+    @property
+    def stopped(self) -> bool:
+        """Whether the agent has ended the training."""
+        return self.history.actions[-1:] == [STOP]
+
     def measure(self, step: int, loss: float) -> None:
         """Take note of a validation.
 
@@ -161,13 +168,14 @@ class Steering:
     def decide(self) -> Choice:
         """Choose, and do it; after a loss that is no number, go back to the best."""
         observation = observe(self.history, WHOLE_NAMES)
-        mask = np.array([self.levers.allowed(action, self.worse) for action in STEERED])
+        mask = np.array([action == STOP or self.levers.allowed(action, self.worse) for action in STEERED])
         action, why = self._ask(observation, mask)
         if self.history.last.diverged and mask[STEERED.index("rollback")]:
             action, why = "rollback", "the loss is no number any more"
         # A last bit must not part processes that train together.
         action, why = agreed((action, why))
-        self.levers.apply(action)
+        if action != STOP:
+            self.levers.apply(action)
         self.history.actions.append(action)
         self.history.hyperparameters = self.levers.settings
         return Choice(action, why, *diagnose(observation))

@@ -225,6 +225,23 @@ def test_a_loss_that_is_no_number_is_undone(tmp_path: Path, spoiled: int) -> Non
     assert lines[-1]["validation_loss"] < lines[0]["validation_loss"]
 
 
+def test_an_agent_may_stop_and_the_model_has_what_validated_best(tmp_path: Path) -> None:
+    made = trainer(tmp_path, {6: "stop"})
+    made.train()
+    lines = decisions(tmp_path)
+    assert [line["action"] for line in lines] == ["keep"] * 6 + ["stop"]
+    # Trainer ends with the step that has begun.
+    assert made.state.global_step == 13 < made.state.max_steps
+    losses = [line["validation_loss"] for line in lines]
+    assert losses[-1] == min(losses)
+    assert made.evaluate()["eval_loss"] == pytest.approx(losses[-1], rel=1e-6)
+    short = trainer(tmp_path / "short", {}, max_steps=12, lr_scheduler_type="constant")
+    same = trainer(tmp_path / "same", {6: "stop"}, lr_scheduler_type="constant")
+    for one in (short, same):
+        one.train()
+    torch.testing.assert_close(weights(same), weights(short), rtol=0, atol=0)
+
+
 def test_inputs_are_corrupted_in_training_alone(tmp_path: Path) -> None:
     made = trainer(tmp_path, {0: "augment_noise", 9: "augment_off"})
     met: dict[bool, list[Tensor]] = {True: [], False: []}
