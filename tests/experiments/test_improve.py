@@ -83,6 +83,20 @@ def test_every_task_gives_a_better_model_that_transformers_loads(
     assert "<table>" in (out / "report.html").read_text()
 
 
+def test_sealed_data_give_the_same_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LLMO_KEY", "11" * 32)
+    data, sealed = folder(tmp_path / "data", "classification"), tmp_path / "sealed" / "data"
+    sealed.mkdir(parents=True)
+    assert main(["seal", str(data)]) == 0
+    for file in data.glob("*.sealed"):
+        file.rename(sealed / file.name)
+    for place, out in ((data, "plain"), (sealed, "same")):
+        assert improve(place, "classification", tmp_path / out) == 0
+    results = [json.loads((tmp_path / out / "result.json").read_text()) for out in ("plain", "same")]
+    weights = [(tmp_path / out / "model" / "model.safetensors").read_bytes() for out in ("plain", "same")]
+    assert weights[0] == weights[1] and results[0]["after"] == results[1]["after"]
+
+
 def test_usual_recipes_are_trained_at_the_same_budget(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "out"
     assert (

@@ -11,6 +11,7 @@ from llmo.errors import LlmoError
 from llmo.tasks.own.columns import Columns, OwnTask, find_columns, values_of
 from llmo.tasks.own.files import TABLES, TEXT, Record, read_records, read_text
 from llmo.tasks.own.hub import load_from_hub
+from llmo.tasks.own.sealed import format_of
 from llmo.tasks.own.splits import Files, blocks, cut, find_files
 
 LEAST_EXAMPLES = 2
@@ -63,7 +64,7 @@ def load_data(data: str, task: OwnTask, columns: Mapping[str, str] | None = None
     path, reading = Path(data), _Reading()
     folder, colon, _ = data.partition(":")
     copied = bool(colon) and not path.exists() and Path(folder).is_dir()
-    if not copied and (path.exists() or path.suffix in (*TEXT, *TABLES) or not _hub_name(data)):
+    if not copied and (path.exists() or format_of(path) in (*TEXT, *TABLES) or not _hub_name(data)):
         training, validation, test = _from_files(find_files(path), task, columns or {}, reading)
     else:
         training, validation, test = _from_hub(data, task, columns or {}, reading)

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from llmo.errors import LlmoError, needs_extra
+from llmo.tasks.own.sealed import SUFFIX, format_of, read_data
 
 TEXT = (".txt", ".md")
 TABLES = (".jsonl", ".csv", ".parquet", ".arrow")
@@ -38,10 +39,10 @@ def read_text(file: Path) -> str:
     """The text of a file, UTF-8 with or without a byte order mark.
 
     Raises:
-        LlmoError: It cannot be read, is empty, is no UTF-8, or holds a NUL byte or an endless line.
+        LlmoError: It cannot be read, is empty, is no UTF-8, or holds a NUL byte or an endless line; see `read_data`.
     """
     try:
-        content = file.read_bytes()
+        content = read_data(file)
     except OSError as error:
         raise LlmoError("data", str(file), f"a file that can be read ({error.strerror})") from error
     if not content.strip():
@@ -67,9 +68,9 @@ def read_records(file: Path) -> list[Record]:
         LlmoError: See `read_text`; or a record is broken, or the file has none.
     """
     readers = {".jsonl": _json_lines, ".csv": _comma_separated, ".parquet": _columnar, ".arrow": _columnar}
-    if file.suffix not in readers:
+    if (suffix := format_of(file)) not in readers:
         raise LlmoError("data", str(file), f"a file that ends in {', '.join(TABLES)}")
-    records = list(readers[file.suffix](file))
+    records = list(readers[suffix](file))
     if not records:
         raise LlmoError("data", str(file), "a file with records")
     return records
@@ -117,28 +118,34 @@ def _columnar(file: Path) -> Iterator[Record]:
     import pyarrow
 
     try:
-        table = _parquet(file) if file.suffix == ".parquet" else _arrow(file)
+        with _source(file) as source:
+            table = _parquet(source) if format_of(file) == ".parquet" else _arrow(source)
         rows = table.to_pylist()
     except (OSError, pyarrow.ArrowException) as error:
         told = " ".join(str(error).split())[:200]
-        raise LlmoError("data", str(file), f"a whole {file.suffix[1:]} file ({told})") from error
+        raise LlmoError("data", str(file), f"a whole {format_of(file)[1:]} file ({told})") from error
     for number, values in enumerate(rows):
         yield Record(values, f"{file} row {number + 1}")
 
 
-def _parquet(file: Path) -> Any:
+def _source(file: Path) -> Any:
+    import pyarrow
+
+    return pyarrow.BufferReader(read_data(file)) if file.suffix == SUFFIX else pyarrow.memory_map(str(file))
+
+
+def _parquet(source: Any) -> Any:
     from pyarrow import parquet
 
-    return parquet.read_table(file)
+    return parquet.read_table(source)
 
 
-def _arrow(file: Path) -> Any:
+def _arrow(source: Any) -> Any:
     """Both layouts of Arrow: with a footer, and the stream that Hugging Face's `datasets` keeps."""
     import pyarrow
 
-    with pyarrow.memory_map(str(file)) as source:
-        try:
-            return pyarrow.ipc.open_file(source).read_all()
-        except pyarrow.ArrowInvalid:
-            source.seek(0)
-            return pyarrow.ipc.open_stream(source).read_all()
+    try:
+        return pyarrow.ipc.open_file(source).read_all()
+    except pyarrow.ArrowInvalid:
+        source.seek(0)
+        return pyarrow.ipc.open_stream(source).read_all()

@@ -1,7 +1,7 @@
 """Which files are trained on, validated on and tested on; what a folder lacks is cut off by a seed.
 
 A folder has files whose names begin with `train`, `valid` (or `validation`, `val`, `dev`) and `test`; up to three
-training files are sources of their own. One file alone is cut into all three splits.
+training files are sources of their own. One file alone is cut into all three splits. Any of them may be sealed.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 
 from llmo.errors import LlmoError
 from llmo.tasks.own.files import TABLES, TEXT
+from llmo.tasks.own.sealed import SUFFIX, format_of, plain_name
 
 T = TypeVar("T")
 SPLIT_NAMES = {"train": "training", "valid": "validation", "val": "validation", "dev": "validation", "test": "test"}
@@ -35,7 +36,7 @@ class Files:
         training: At least one.
         validation: At most one.
         test: At most one.
-        suffix: Of all of them.
+        suffix: Of all of them, as if none were sealed.
     """
 
     training: tuple[Path, ...]
@@ -52,17 +53,20 @@ def find_files(data: Path) -> Files:
     """
     known = (*TEXT, *TABLES)
     if data.is_file():
-        if data.suffix not in known:
+        if format_of(data) not in known:
             raise LlmoError("data", str(data), f"a file that ends in {', '.join(known)}")
-        return Files((data,), (), (), data.suffix)
+        return Files((data,), (), (), format_of(data))
     if not data.is_dir():
         raise LlmoError("data", str(data), "a folder or a file that is there, or the name of a data set on the hub")
     found: dict[str, list[Path]] = {"training": [], "validation": [], "test": []}
     for file in sorted(data.iterdir()):
         begin = re.match(r"train|valid|val|dev|test", file.name)
-        if begin and file.suffix in known:
-            found[SPLIT_NAMES[begin[0]]].append(file)
-    suffixes = {file.suffix for files in found.values() for file in files}
+        if not begin or format_of(file) not in known:
+            continue
+        if file.suffix == SUFFIX and plain_name(file).exists():
+            raise LlmoError("data", f"{file} beside {plain_name(file).name}", "one of the two: sealed, or plain")
+        found[SPLIT_NAMES[begin[0]]].append(file)
+    suffixes = {format_of(file) for files in found.values() for file in files}
     if not found["training"]:
         raise LlmoError("data", str(data), f"a folder with a file train{{{','.join(known)}}}")
     if len(suffixes) > 1 and not suffixes <= set(TEXT):
