@@ -43,6 +43,9 @@ class Measurement:
         privacy: Share of the budget of privacy that is spent; NaN where training is not private.
         size: Bytes of the weights over those of dense float32 ones, in (0, 1].
         registers: Validation loss of what each of the three registers holds; NaN for an empty one.
+        epsilon: Epsilon of (epsilon, delta) differential privacy that all steps so far have cost, at least 0; NaN where
+            training is not private.
+        delta: The chance that this bound does not hold, in (0, 1); NaN where training is not private.
     """
 
     step: int
@@ -69,6 +72,8 @@ class Measurement:
     privacy: float = math.nan
     size: float = 1.0
     registers: Triple = (math.nan, math.nan, math.nan)
+    epsilon: float = math.nan
+    delta: float = math.nan
 
     def __eq__(self, other: object) -> bool:
         """Whether every number is the same; NaN is the same as NaN here."""

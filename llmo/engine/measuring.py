@@ -24,7 +24,8 @@ def measurement(state: State, interval: Sums, size: float) -> Measurement:
     steps = max(1, interval.steps)
     sizes = state.problem.task.sizes
     # What a loss on private data says is not accounted for, so nobody sees it.
-    seen = state.problem.privacy is None
+    privacy, epsilon = state.problem.privacy, state.epsilon
+    seen = privacy is None
     return Measurement(
         step=state.step,
         optimizer_steps=interval.steps,
@@ -47,9 +48,11 @@ def measurement(state: State, interval: Sums, size: float) -> Measurement:
         teacher_loss=state.teacher_loss,
         diverged=state.diverged,
         forgotten=state.forgotten,
-        privacy=state.privacy_spent,
+        privacy=math.nan if privacy is None else epsilon / privacy.epsilon,
         size=size,
         registers=_triple(np.array([_saved_loss(state, name) for name in "123"])),
+        epsilon=epsilon,
+        delta=math.nan if privacy is None else privacy.delta,
     )
 
 

@@ -155,10 +155,10 @@ class State:
         return tempered, settings.perturbation in ("noise", "fgm", "pgd"), self.problem.privacy is not None
 
     @property
-    def privacy_spent(self) -> float:
-        """Share of the budget of privacy that is spent; NaN without one."""
+    def epsilon(self) -> float:
+        """Epsilon that private training has spent; NaN where it is not private."""
         privacy = self.problem.privacy
-        return math.nan if privacy is None else privacy.spent(self.private_steps, self.problem.batch) / privacy.epsilon
+        return math.nan if privacy is None else privacy.spent(self.private_steps, self.problem.batch)
 
     @property
     def roles(self) -> tuple[int, ...]:

@@ -95,6 +95,8 @@ class Decision:
         best_validation_loss: The lowest so far.
         mixture: Sampling weights of the sources after the step.
         reward: The step's reward.
+        epsilon: Epsilon of differential privacy that is spent after the step; None where training is not private.
+        delta: The chance that this bound does not hold; None where training is not private.
     """
 
     step: int
@@ -112,6 +114,8 @@ class Decision:
     best_validation_loss: float
     mixture: tuple[float, ...]
     reward: float
+    epsilon: float | None = None
+    delta: float | None = None
 
 
 @dataclass(frozen=True)

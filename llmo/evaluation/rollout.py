@@ -189,6 +189,8 @@ def decision(number: int, chosen: str, why: str, cause: tuple[str, str], step: S
         best_validation_loss=after.best_validation_loss,
         mixture=after.mixture,
         reward=step.reward,
+        epsilon=None if math.isnan(after.epsilon) else after.epsilon,
+        delta=None if math.isnan(after.delta) else after.delta,
     )
 
 

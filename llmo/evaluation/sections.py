@@ -162,11 +162,13 @@ def episode(record: EpisodeRecord, reference: EpisodeRecord, folder: Path) -> li
             str(decision.step), f"{100 * decision.spent:.0f}%", decision.action + masked, decision.why or NONE,
             decision.cause, decision.evidence or NONE, f"{decision.learning_rate:.2g}", _loss(decision.train_loss),
             _loss(decision.validation_loss), f"{gain:.2f}" if gain else NONE,
+            *([] if decision.epsilon is None else [f"{decision.epsilon:.2f}"]),
         ])  # fmt: skip
     columns = [
         Column("step", True), Column("budget spent", True), Column("action"), Column("why"), Column("diagnosed cause"),
         Column("evidence"), Column("rate", True), Column("training loss", True), Column("validation loss", True),
         Column("gain, %", True),
+        *(Column(f"epsilon at delta {one.delta:g}", True) for one in record.decisions[:1] if one.delta is not None),
     ]  # fmt: skip
     job = record.result.job
     return [

@@ -32,6 +32,8 @@ def as_text(history: History) -> str:
         f"rate {last.learning_rate:.2g} ({last.learning_rate / history.default_rate:.2g}x default)",
         history.actions[-1] if history.actions else "not trained yet",
     ]
+    if math.isfinite(last.epsilon):
+        parts.append(f"epsilon {last.epsilon:.2f} at delta {last.delta:g}")
     return " | ".join(parts + ["diverged"] * last.diverged)
 
 

@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -15,6 +16,11 @@ from llmo.engine.privacy import Privacy, private_gradient
 from llmo.engine.run import Run
 from llmo.engine.state import Problem
 from llmo.errors import LlmoError
+from llmo.evaluation.compare import difference
+from llmo.evaluation.result import EpisodeRecord, Job
+from llmo.evaluation.rollout import decision, play
+from llmo.evaluation.sections import episode
+from llmo.mdp.env import TrainingEnv
 from llmo.mdp.population import Population
 from llmo.mdp.spec import env_spec
 
@@ -132,6 +138,46 @@ def test_an_episode_ends_with_its_privacy_and_never_spends_more() -> None:
         steps = population.step({slot: down if population.mask(slot)[down] else keep for slot in going})
         assert all(step.measurement.privacy <= 1 for step in steps.values())
         going = [slot for slot in going if not steps[slot].terminated]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_what_is_measured_and_recorded_is_the_epsilon_of_opacus_accountant(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    spec = env_spec("llmo/Private-v0")
+    plan = ["keep", "noise_up", "keep", "noise_down", "noise_down"]
+    env, accountant = TrainingEnv(spec, instance=3, render_mode="ansi"), RDPAccountant()
+    _, info = env.reset()
+    assert info["measurement"].epsilon == 0 and info["measurement"].delta == 1e-5
+    state = env.population.run_of(0).states[0]
+    assert state.problem.privacy is not None
+    decisions = []
+    for number, name in enumerate(plan):
+        taken = env.population.step({0: spec.menu.index(name)})[0]
+        assert not taken.masked
+        for _ in range(taken.measurement.optimizer_steps):
+            accountant.step(
+                noise_multiplier=state.hyperparameters.level("noise"),
+                sample_rate=state.problem.batch / state.problem.privacy.examples,
+            )
+        assert taken.measurement.epsilon == pytest.approx(accountant.get_epsilon(1e-5), rel=1e-6)
+        assert taken.measurement.privacy == taken.measurement.epsilon / state.problem.privacy.epsilon
+        decisions.append(decision(number, name, "", ("none", ""), taken))
+    assert (decisions[-1].epsilon, decisions[-1].delta) == (taken.measurement.epsilon, 1e-5)
+    assert f"epsilon {taken.measurement.epsilon:.2f} at delta 1e-05" in env.render()
+    kept = EpisodeRecord(tuple(decisions), play([Job("llmo/Private-v0", "train", 0, "keep", budget=0.1)])[0].result)
+    kept.save(tmp_path / "0.jsonl")
+    assert not difference(EpisodeRecord.load(tmp_path / "0.jsonl"), kept)
+    page = "".join(episode(kept, kept, tmp_path))
+    assert "epsilon at delta 1e-05" in page and f"{decisions[-1].epsilon:.2f}" in page
+
+
+def test_training_that_is_not_private_has_no_epsilon() -> None:
+    (record,) = play([Job("llmo/LanguageModel-v0", "train", 0, "keep", budget=0.1)])
+    assert {(one.epsilon, one.delta) for one in record.decisions} == {(None, None)}
+    env = TrainingEnv(env_spec("llmo/LanguageModel-v0"), instance=0, render_mode="ansi")
+    _, info = env.reset()
+    assert math.isnan(info["measurement"].epsilon) and math.isnan(info["measurement"].delta)
+    assert "epsilon" not in env.render()
 
 
 def test_a_budget_out_of_range_is_refused() -> None:
