@@ -28,8 +28,6 @@ from llmo.trainer.steering import Choice, Steering
 
 DECISIONS = 20
 """How often it decides, as in the environments that policies are learned in."""
-PAIRS = 4
-"""Pairs of neighbouring steps between two decisions at which gradients are looked at."""
 RECORD = "llmo_decisions.jsonl"
 
 
@@ -109,7 +107,6 @@ class TrainerCallback(Callback, ExportableState):
         )
         self._optimizer, self._main = given["optimizer"], state.is_world_process_zero
         self._every = -(-state.max_steps // self._given["decisions"])
-        self._spacing = max(2, self._every // PAIRS)
         self._logged = state.global_step
         self._found: list[float] = []
         self._due, self._own_start, self._told_usual = False, False, False
@@ -137,8 +134,8 @@ class TrainerCallback(Callback, ExportableState):
     def on_pre_optimizer_step(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
-        """Look at the gradients of two neighbouring steps, some times between two decisions."""
-        if state.global_step % self._spacing < 2:
+        """Look at the gradients of the two steps before a decision, as the environments do; norms are logged anyway."""
+        if state.global_step % self._every >= self._every - 2:
             self.steering.gauge.look(state.global_step, self._optimizer)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:

@@ -45,6 +45,10 @@ class Gauge:
         # Odd, so that it does not meet the same column again and again.
         self._strides = [max(1, parameter.numel() // SAMPLE) | 1 for parameter in self._matrices]
         self._weights = self._sample(self._matrices)
+        # An entry of the sample stands for as many as its matrix has left out.
+        counts = [-(-parameter.numel() // stride) for parameter, stride in zip(self._matrices, self._strides)]
+        shares = [math.sqrt(parameter.numel() / count) for parameter, count in zip(self._matrices, counts)]
+        self._scales = torch.tensor(shares).repeat_interleave(torch.tensor(counts)).to(self._weights.device)
         self._before: Tensor | None = None
         self._looked_at = -2
         self.looks = Looks()
@@ -102,14 +106,8 @@ class Gauge:
         return torch.cat([part.to(parts[0].device) for part in parts])
 
     def _norm(self, sample: Tensor) -> float:
-        """Norm of all entries, each of the sample standing for as many as its matrix has left out."""
-        total, first = 0.0, 0
-        for parameter, stride in zip(self._matrices, self._strides):
-            count = -(-parameter.numel() // stride)
-            part = sample[first : first + count]
-            total += float(part.square().sum()) * parameter.numel() / count
-            first += count
-        return math.sqrt(total) if total >= 0 else math.nan
+        """Norm of all entries, from a sample."""
+        return float((sample * self._scales).norm())
 
 
 def _cosine(a: Tensor, b: Tensor) -> float:

@@ -230,9 +230,13 @@ class Levers:
 
     @torch.no_grad()
     def keep_best(self) -> None:
-        """Remember weights, moments and settings, on the CPU."""
+        """Remember weights, moments and settings, on the CPU; fresh memory costs more than the copy, so it is kept."""
         self._best_settings, self._best_shape = self.settings, self._own_shape
-        self._best = {name: tensor.detach().cpu().clone() for name, tensor in self._tensors().items()}
+        kept = self._best or {}
+        self._best = {
+            name: kept[name].copy_(tensor) if name in kept else tensor.detach().cpu().clone()
+            for name, tensor in self._tensors().items()
+        }
 
     @torch.no_grad()
     def load_best(self, weights_alone: bool = False) -> None:
