@@ -13,7 +13,7 @@ Augmentation = Literal[
 ]
 Mixing = Literal["uniform", "source_1", "source_2", "source_3", "tracking"]
 Selection = Literal["off", "clean", "hard", "curriculum"]
-Distillation = Literal["off", "teacher", "averaged", "best", "ensemble"]
+Distillation = Literal["off", "teacher", "averaged", "best", "ensemble", "larger"]
 Perturbation = Literal["off", "noise", "fgm", "pgd", "swaps"]
 Optimizer = Literal["adamw", "sgd", "lion", "schedule_free"]
 Start = Literal["scratch", "pretrained"]

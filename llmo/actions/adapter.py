@@ -6,6 +6,7 @@ from llmo.actions.action import Action
 from llmo.engine.adapter_kinds import KINDS, rescalable
 from llmo.engine.layout import MAX_RANK
 from llmo.engine.run import Run
+from llmo.engine.structure import WHOLE_MODEL
 from llmo.hyperparameters import Adapter
 from llmo.registry import actions
 
@@ -91,6 +92,10 @@ class AdapterDora(FreshAdapter):
 
     adapter = "dora"
 
+    def allowed(self, run: Run, row: int) -> bool:
+        """While something else is trained, in a whole model: what is absent has no direction."""
+        return super().allowed(run, row) and run.states[row].structure == WHOLE_MODEL
+
 
 @actions.register("adapter_ia3")
 class AdapterIa3(FreshAdapter):
@@ -121,9 +126,10 @@ class FreezeMore(Action):
     """Stop training the embeddings, then twice as many of the lowest blocks (Howard and Ruder 2018)."""
 
     def allowed(self, run: Run, row: int) -> bool:
-        """While all weights are trained, and the last block is not the only one left."""
-        settings = run.states[row].hyperparameters
-        return run.states[row].rank == 0 and run.ranks is None and settings.frozen < len(run.layout.begins)
+        """While all weights are trained, no block is absent, and the last one is not the only one left."""
+        state = run.states[row]
+        whole = state.rank == 0 and run.ranks is None and not state.structure.blocks
+        return whole and state.hyperparameters.frozen < len(run.layout.begins)
 
     def apply(self, run: Run, row: int) -> None:
         """See the class."""

@@ -110,5 +110,11 @@ WHOLE_MENU = (
     "quantise_int8",
     "noise_up",
     "noise_down",
+    "block_remove",
+    "block_add",
+    "units_prune",
+    "units_widen",
+    "heads_prune",
+    "student_smaller",
 )
 """Every way in which a language model in training can be improved here."""

@@ -122,12 +122,12 @@ _MORE_MODES = {
     "selection": get_args(Selection)[1:],
     "perturbation": get_args(Perturbation)[1:],
     "augmentation": tuple(mode for mode in get_args(Augmentation) if mode not in _MODES["augmentation"]),
-    "distillation": tuple(mode for mode in get_args(Distillation) if mode not in _MODES["distillation"]),
+    "distillation": tuple(mode for mode in get_args(Distillation)[:-1] if mode not in _MODES["distillation"]),
 }
 MORE_FAMILIES = (
     "decay", "dropout", "momentum", "memory", "clip", "batch", "smooth", "warm", "optimizer", "select", "freeze",
     "perturb", "swa", "soup", "anchor", "replay", "save", "swap", "clean", "write", "written", "pseudo",
-    "prune", "quantise", "noise",
+    "prune", "quantise", "noise", "block", "units", "heads", "student",
 )  # fmt: skip
 """How the names begin of actions that only the whole menu has."""
 
@@ -162,6 +162,8 @@ def _more_features() -> tuple[Feature, ...]:
     for name in MORE_FAMILIES:
         meaning = f"whether the last action was of the family {name}"
         features.append(Feature(f"last_{name}", "menu", meaning, partial(_began, name=name)))
+    learns = read.setting("distillation", "larger")
+    features.append(Feature("distillation_larger", "menu", "whether distillation is from a larger self", learns))
     return tuple(features)
 
 

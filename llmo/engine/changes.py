@@ -13,6 +13,7 @@ from llmo.engine.compressing import prune, pruned, quantise, relative_size
 from llmo.engine.layout import MAX_RANK
 from llmo.engine.other_optimizers import begin
 from llmo.engine.own_data import OwnData
+from llmo.engine.structure import WHOLE_MODEL, Structure
 from llmo.errors import LlmoError
 from llmo.hyperparameters import Adapter, Hyperparameters, Optimizer
 
@@ -123,28 +124,37 @@ class Changes(OwnData):
         if state.best_state is None:
             raise LlmoError("roll back", "no measurement yet", "a run that was evaluated")
         self.rows[row].load_best()
-        settings, state.adapter, state.rank = state.best_state
-        self._take_settings(row, settings)
+        settings, state.adapter, state.rank, structure = state.best_state
+        self._take_settings(row, settings, structure)
 
     def save(self, row: int, name: str) -> None:
         """Keep weights, optimizer, settings and the validation loss in a register."""
         state = self.states[row]
         self.rows[row].save(name)
-        state.registers[name] = (state.hyperparameters, state.adapter, state.rank, state.loss)
+        state.registers[name] = (state.hyperparameters, state.adapter, state.rank, state.loss, state.structure)
 
     def load_saved(self, row: int, name: str) -> None:
         """Go back to a register; as with `load_best`, budget, cursor, world and mixture move on."""
         state = self.states[row]
-        settings, state.adapter, state.rank, _ = state.registers[name]
+        settings, state.adapter, state.rank, _, structure = state.registers[name]
         self.rows[row].load(name)
-        self._take_settings(row, settings)
+        self._take_settings(row, settings, structure)
 
-    def _take_settings(self, row: int, settings: Hyperparameters) -> None:
+    def _take_settings(self, row: int, settings: Hyperparameters, structure: Structure) -> None:
         state = self.states[row]
+        self._take_structure(row, structure)
         anchored = settings.anchored and self.rows[row].anchored is not None
         self.change(row, **{**vars(settings), "mixing": state.hyperparameters.mixing, "anchored": anchored})
         self.rows[row].own_average()[0] = self.effective([row])[0]
         state.averaged_steps = 0
+
+    def _take_structure(self, row: int, structure: Structure) -> None:
+        """Have other parts; a mean of weights with those that were there before ends."""
+        state = self.states[row]
+        if structure == state.structure:
+            return
+        state.structure = structure
+        self._forget_collected(row)
 
     def holds(self, row: int, name: str) -> bool:
         """Whether a register holds a row as it is now."""
@@ -200,6 +210,9 @@ class Changes(OwnData):
         mean = self.rows[row].kept("collected")
         assert mean is not None
         self._set_weights(row, mean)
+        self._forget_collected(row)
+
+    def _forget_collected(self, row: int) -> None:
         self.rows[row].hold("collected", None)
         self.states[row].collected = 0
 
@@ -213,7 +226,8 @@ class Changes(OwnData):
         state, here = self.states[row], self.rows[row]
         if state.best_state is None or self.frozen or not here.on_best or here.best_factors is None:
             return False
-        same = state.best_state[1:] == (state.adapter, state.rank) and state.adapter == "lora"
+        now = state.adapter, state.rank, state.structure
+        same = state.best_state[1:] == now and state.adapter == "lora"
         return same and here.factors is not None and not torch.equal(here.factors, here.best_factors)
 
     def average_adapters(self, row: int) -> None:
@@ -243,7 +257,8 @@ class Changes(OwnData):
 
     def _prune(self, row: int) -> None:
         full = self.rows[row].own_full()
-        prune(full.values[0], self._matrices, self.states[row].hyperparameters.level("sparsity"))
+        matrices = self._matrices_of(self.states[row].structure)
+        prune(full.values[0], matrices, self.states[row].hyperparameters.level("sparsity"))
         if self._optimizer(row) == "schedule_free":
             # Its fast sequence would bring back what was pruned.
             full.first[0].masked_fill_(pruned(full.values[0], self._matrices), 0.0)
@@ -255,8 +270,14 @@ class Changes(OwnData):
         self.change(row, quantised=True)
 
     def size(self, row: int) -> float:
-        """Bytes of the weights over those of dense float32 ones; an adapter is not counted."""
-        settings = self.states[row].hyperparameters
+        """Bytes of the weights over those of the whole model in dense float32; an adapter is not counted."""
+        settings, structure = self.states[row].hyperparameters, self.states[row].structure
+        there = self._size(structure)
         if not (settings.sparsity or settings.quantised):
-            return 1.0
-        return relative_size(self.layout, self.rows[row].weights, self._matrices, settings.quantised)
+            return there / self.parameters
+        matrices = self._matrices_of(structure)
+        return relative_size(self.layout, self.rows[row].weights, matrices, settings.quantised, there)
+
+    def _matrices_of(self, structure: Structure) -> Tensor:
+        """Which places of a row belong to matrices that are there, bool [P]."""
+        return self._matrices if structure == WHOLE_MODEL else self._matrices & self.present(structure)

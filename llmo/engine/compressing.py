@@ -43,12 +43,19 @@ def quantise(layout: Layout, weights: Tensor) -> None:
         matrix.copy_(torch.round(matrix / scales).clamp(-GRID, GRID) * scales)
 
 
-def relative_size(layout: Layout, weights: Tensor, matrices: Tensor, quantised: bool) -> float:
-    """Bytes of weights [P] over those in float32: zeros of matrices count nothing, eight bits a quarter.
+def relative_size(layout: Layout, weights: Tensor, matrices: Tensor, quantised: bool, there: int) -> float:
+    """Bytes of weights [P] over those of the whole model in float32: zeros count nothing, eight bits a quarter.
 
     What says where the zeros are, and the scales of the grids, are not counted.
+
+    Args:
+        layout: Of the whole model.
+        weights: Zero where a part is absent.
+        matrices: Which places belong to matrices that are there, bool [P].
+        quantised: Whether the linear layers lie on grids.
+        there: Parameters that are there.
     """
-    kept = float(layout.size - int(pruned(weights, matrices).sum()))
+    kept = float(there - int(pruned(weights, matrices).sum()))
     if quantised:
         eight = sum(int((linear.matrices(weights[None]) != 0).sum()) for linear in layout.linears)
         kept -= 0.75 * eight

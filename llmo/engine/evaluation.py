@@ -11,10 +11,13 @@ from torch import Tensor
 
 from llmo.engine.batches import tracking_mixture
 from llmo.engine.changes import Changes
+from llmo.engine.executors import Executor
 from llmo.engine.intervals import sampled
 from llmo.engine.measuring import measurement
 from llmo.engine.scoring import score_in_passes
+from llmo.engine.smaller import Smaller
 from llmo.engine.soup import greedy_soup
+from llmo.engine.structure import WHOLE_MODEL
 from llmo.measurement import Measurement
 
 _EVALUATED_AT_ONCE = {"cpu": 4}
@@ -28,16 +31,19 @@ class Evaluation(Changes):
 
     def evaluate(self, rows: Sequence[int]) -> list[Measurement]:
         """A validation pass of some rows: their measurements, in order. Keeps the best weights so far."""
-        measurements = []
+        measurements: dict[int, Measurement] = {}
         size = _EVALUATED_AT_ONCE.get(self.device.type, max(1, len(rows)))
-        for start in range(0, len(rows), size):
-            part = list(rows[start : start + size])
+        alike: dict[tuple[int, int, int], list[int]] = {}
+        for row in rows:
+            alike.setdefault(self.states[row].structure.removed, []).append(row)
+        parts = [same[start : start + size] for same in alike.values() for start in range(0, len(same), size)]
+        for part in parts:
             tasks = [self.states[row].problem.task for row in part]
             inputs = torch.stack([task.validation.inputs for task in tasks]).to(self.device)
             labels = torch.stack([task.validation.labels for task in tasks]).to(self.device)
-            weights, phases = self.effective(part), tasks[0].phases
+            weights, phases, executor = self.effective(part), tasks[0].phases, self._executor_of(part)
             losses = [
-                self._score(part[0], weights, ids, targets)
+                self._score(part[0], weights, ids, targets, executor)
                 for ids, targets in zip(inputs.chunk(phases, 1), labels.chunk(phases, 1), strict=True)
             ]
             for row, *apart in zip(part, *(loss.tolist() for loss in losses), strict=True):
@@ -45,8 +51,15 @@ class Evaluation(Changes):
                 if phases > 1:
                     self.states[row].note_phases(apart)
                 self.states[row].charge(self.evaluation_cost(row))
-                measurements.append(self._close(row, loss))
-        return measurements
+                measurements[row] = self._close(row, loss)
+        return [measurements[row] for row in rows]
+
+    def _executor_of(self, rows: Sequence[int]) -> Executor | Smaller:
+        """What runs rows whose structures are of one size."""
+        structures = [self.states[row].structure for row in rows]
+        if structures[0] == WHOLE_MODEL:
+            return self.executor
+        return self._smaller(structures[0], [self._smaller.parts(structure) for structure in structures])
 
     def _close(self, row: int, loss: float) -> Measurement:
         """End a row's interval with a validation loss."""
@@ -59,7 +72,7 @@ class Evaluation(Changes):
         state.priced = state.loss * size**state.problem.size_price
         if state.priced < state.best_priced:
             state.best_loss, state.best_priced = state.loss, state.priced
-            state.best_state = (state.hyperparameters, state.adapter, state.rank)
+            state.best_state = (state.hyperparameters, state.adapter, state.rank, state.structure)
             self.rows[row].keep_best()
         if not sums.steps:
             sums.update_ratio = self._first_change(row)
@@ -77,7 +90,9 @@ class Evaluation(Changes):
         # A mean of weights that were pruned apart would have to be pruned again.
         if state.best_state is None or self.frozen or not self.mixes(row) or state.hyperparameters.sparsity:
             return []
-        losses = {name: saved[3] for name, saved in state.registers.items()}
+        if state.best_state[3] != state.structure:
+            return []
+        losses = {name: saved[3] for name, saved in state.registers.items() if saved[4] == state.structure}
         if state.loss > state.best_loss:
             losses["current"] = state.loss
         names = sorted(losses, key=lambda name: losses[name])
@@ -112,18 +127,23 @@ class Evaluation(Changes):
         Every number moves by the rate then (Kingma and Ba 2015, section 2.1).
         """
         state, vectors = self.states[row], self.layout.vectors
-        scale = vectors.norm(sampled(self.effective([row])[0]) * self._counted).item()
+        counted = self._counted
+        if state.structure != WHOLE_MODEL:
+            counted = counted * sampled(self.present(state.structure))
+        scale = vectors.norm(sampled(self.effective([row])[0]) * counted).item()
         if state.rank or not scale > 0:
             return 0.0
-        return state.hyperparameters.learning_rate * vectors.norm(self._counted).item() / scale
+        return state.hyperparameters.learning_rate * vectors.norm(counted).item() / scale
 
-    def _score(self, row: int, weights: Tensor, inputs: Tensor, labels: Tensor) -> Tensor:
+    def _score(
+        self, row: int, weights: Tensor, inputs: Tensor, labels: Tensor, executor: Executor | Smaller | None = None
+    ) -> Tensor:
         """Mean losses [n] of weights [n, P] on sequences [n, V, T], of the kind of task and batch that a row has."""
-        problem = self.states[row].problem
+        problem, executor = self.states[row].problem, executor or self.executor
         if self.parts == 1 and inputs.shape[1] <= _WHOLE:
-            return problem.task.score(self.executor.logits(weights, inputs, labels.shape[-1]), labels)
+            return problem.task.score(executor.logits(weights, inputs, labels.shape[-1]), labels)
         size = problem.batch // self.parts
-        return score_in_passes(self.executor, problem.task, weights, inputs, labels, size, self.ranks)
+        return score_in_passes(executor, problem.task, weights, inputs, labels, size, self.ranks)
 
     def test_loss(self, row: int) -> float:
         """Test loss of the delivered (best by validation) weights; for scoring only, and charged to nobody."""

@@ -38,6 +38,8 @@ class Lane:
         begin: Where its trained weights begin in a row; what lies before is frozen.
         decay: Decoupled weight decay, for the optimizer's rate.
         best: Effective weights of its best validation, [P]; None where nobody asks for them.
+        larger: Those of the larger model that it is a student of, [P]; None where nobody asks for them.
+        parts: Where the parts of a smaller model lie in its row, see `SmallerModels.parts`; None for a whole one.
         betas: Decays of the optimizer's moments.
         clip: Norm that gradients are clipped to.
         together: Batches whose gradients are averaged for one update.
@@ -60,6 +62,8 @@ class Lane:
     begin: int = 0
     decay: float = 0.0
     best: Tensor | None = None
+    larger: Tensor | None = None
+    parts: tuple[Tensor, Tensor] | None = None
     step: int = 0
     losses: list[Tensor] = field(default_factory=list)
     norms: list[Tensor] = field(default_factory=list)

@@ -178,4 +178,7 @@ class NextBatch:
         _, sequences, tokens = inputs.shape
         shape = (self._blocks, sequences, self._interface.hidden_tokens(tokens, positions), self._hidden)
         masks = dropout_masks(seeds, cursors, rates, shape)
+        for place, lane in enumerate(active if masks is not None else ()):
+            # An absent block drops nothing.
+            masks[place, list(lane.state.structure.blocks)] = 1  # type: ignore[index]
         return None if masks is None else masks.to(self._device)

@@ -13,14 +13,14 @@ from llmo.engine.augment import NEIGHBOURS, Labels, Words
 from llmo.engine.batches import draw_batches
 from llmo.engine.generating import BEAMS, Decoding, generate, worth_keeping
 from llmo.engine.intervals import left_out
-from llmo.engine.replicas import Replicas
+from llmo.engine.weights import Weights
 from llmo.tasks.cleaning import places_left
 
 WRITTEN = 32
 """Sequences that a model writes at once, before any are dropped."""
 
 
-class OwnData(Replicas):
+class OwnData(Weights):
     """N replicas of one model; see `Replicas` for the arguments."""
 
     @property
@@ -56,7 +56,7 @@ class OwnData(Replicas):
         state = self.states[row]
         if self.interface.kind != "causal_lm" or state.problem.task.padded or state.best_state is None:
             return False
-        price = (BEAMS + 1) * WRITTEN * self.cost(state.rank if self.frozen else 0, state.problem).forward
+        price = (BEAMS + 1) * WRITTEN * self.best_cost(row)
         left = state.problem.budget - state.spent - self.evaluation_cost(row) - self.step_cost(row)
         return self.ranks is None and price <= left
 
@@ -85,6 +85,6 @@ class OwnData(Replicas):
         kept = worth_keeping(ids, logs.mean(-1))
         self.rows[row].hold("generated", ids[torch.from_numpy(kept).to(self.device)])
         passes = (BEAMS if decoding == "beam" else 1) + 1
-        state.charge(passes * WRITTEN * self.cost(state.rank if self.frozen else 0, problem).forward)
+        state.charge(passes * WRITTEN * self.best_cost(row))
         if not state.hyperparameters.generated:
             self.change(row, generated=1)

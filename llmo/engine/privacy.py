@@ -111,6 +111,17 @@ def private_gradient(
         seed: Of the noise.
         begin: Where the weights begin that are trained.
     """
+    losses, gradients = gradients_by_sequence(executor, row, batch)
+    gradients[:, :begin] = 0
+    norms = torch.linalg.vector_norm(gradients, dim=1, keepdim=True)
+    total = (gradients * (clip / norms.clamp(min=1e-12)).clamp(max=1.0)).sum(0)
+    generator = torch.Generator().manual_seed(seed)
+    random = torch.randn(total.shape, generator=generator).to(total.device)
+    return losses.T, ((total + noise * clip * random) / len(losses))[None]
+
+
+def gradients_by_sequence(executor: Executor, row: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
+    """Reported losses [B, 1] of a batch of one row [1, P], and each sequence's gradient [B, P]."""
     sequences = batch.inputs.shape[1]
     masks = None if batch.masks is None else batch.masks[0].transpose(0, 1)[:, :, None]
     apart = replace(batch, inputs=batch.inputs[0][:, None], labels=batch.labels[0][:, None], masks=masks, scale=None)
@@ -124,9 +135,4 @@ def private_gradient(
     else:
         losses, whole = executor.gradient(row.expand(sequences, -1).contiguous(), apart)
         gradients = whole[:]
-    gradients[:, :begin] = 0
-    norms = torch.linalg.vector_norm(gradients, dim=1, keepdim=True)
-    total = (gradients * (clip / norms.clamp(min=1e-12)).clamp(max=1.0)).sum(0)
-    generator = torch.Generator().manual_seed(seed)
-    random = torch.randn(total.shape, generator=generator).to(total.device)
-    return losses.T, ((total + noise * clip * random) / sequences)[None]
+    return losses, gradients

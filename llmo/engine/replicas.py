@@ -7,16 +7,13 @@ everything random is counted, so restoring and continuing is bit-identical.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 
 from llmo.budget import Cost, input_gradient_cost, sequence_cost
-from llmo.engine.adapter_kinds import KINDS
 from llmo.engine.batches import fixed_mixture
 from llmo.engine.choice import make_executor, valid_device
 from llmo.engine.dropout import blocks
@@ -29,8 +26,11 @@ from llmo.engine.ranks import Ranks, launched
 from llmo.engine.rows import make_rows
 from llmo.engine.selecting import candidates
 from llmo.engine.single import SingleSettings
+from llmo.engine.smaller import SmallerModels
 from llmo.engine.soft_targets import teacher_loss
 from llmo.engine.state import Problem, Snapshot, State
+from llmo.engine.structure import WHOLE_MODEL, Structure
+from llmo.engine.structures import Structures
 from llmo.errors import LlmoError
 from llmo.hyperparameters import Adapter, Hyperparameters, default_learning_rate
 from llmo.kinds import Interface, kind_of
@@ -57,6 +57,7 @@ class Replicas:
         blocks: L, the model's repeated blocks.
         interface: How the model is called.
         ranks: The processes that train the model together; None where this one does so alone.
+        structures: Where the model's parts lie in a row, some of which may be absent.
 
     Raises:
         LlmoError: The executor, the number of replicas or the device does not fit.
@@ -84,6 +85,11 @@ class Replicas:
         make_plain(own)
         self.executor = make_executor(own, replicas, executor, frozen, self.device, self.single, self.ranks)
         self.layout = self.executor.layout
+        self.structures = Structures(model, self.layout)
+        # Each size would take a minute to compile.
+        name = "batched" if executor == "compiled" else executor
+        others = (replicas, name, False, self.device, self.single, None)
+        self._smaller = SmallerModels(self.structures, lambda small: make_executor(small, *others), self.device)
         self._counted = sampled(self.layout.matrices).to(self.device)
         self.rows = make_rows(replicas, self.layout, self.device)
         self.states: list[State] = [None] * replicas  # type: ignore[list-item]
@@ -92,6 +98,7 @@ class Replicas:
         )
         self._passes = Passes(self.executor)
         self._costs: dict[tuple[Any, ...], Cost] = {}
+        self._sizes = {WHOLE_MODEL.removed: self.parameters}
 
     @cached_property
     def _matrices(self) -> Tensor:
@@ -145,45 +152,62 @@ class Replicas:
 
     # What things cost
 
-    def cost(self, rank: int, problem: Problem, adapter: Adapter = "lora", frozen: int = 0) -> Cost:
+    def cost(
+        self,
+        rank: int,
+        problem: Problem,
+        adapter: Adapter = "lora",
+        frozen: int = 0,
+        structure: Structure = WHOLE_MODEL,
+    ) -> Cost:
         """FLOPs of one sequence of a problem with an adapter of some rank (0: none); see `sequence_cost`."""
-        key = rank, problem.task.tokens, problem.task.positions, problem.target_modules, adapter, frozen
+        task, modules = problem.task, problem.target_modules
+        key = rank, task.tokens, task.positions, modules, adapter, frozen, structure.removed
         if key not in self._costs:
-            _, tokens, positions, modules, *_ = key
-            kind = self.interface.kind
-            self._costs[key] = sequence_cost(self.config, tokens, rank, modules, kind, positions, adapter, frozen)
+            config, kind = self.structures.config(structure), self.interface.kind
+            self._costs[key] = sequence_cost(config, task.tokens, rank, modules, kind, task.positions, adapter, frozen)
         return self._costs[key]
+
+    def saved_cost(self, row: int, structure: Structure) -> float:
+        """FLOPs of a forward pass of one sequence through weights that are saved, an adapter of their own merged."""
+        state = self.states[row]
+        return self.cost(state.rank if self.frozen else 0, state.problem, structure=structure).forward
+
+    def best_cost(self, row: int) -> float:
+        """The same of the weights that a row delivers."""
+        return self.saved_cost(row, self.saved_structure(row, "best"))
 
     def step_cost(self, row: int) -> float:
         """FLOPs of one batch of a row as it is set now."""
         state = self.states[row]
         settings, problem = state.hyperparameters, state.problem
-        trained = self.cost(state.rank, problem, state.adapter, self._frozen_parameters(row))
-        own = self.cost(state.rank if self.frozen else 0, problem).forward
+        trained = self.cost(state.rank, problem, state.adapter, self._frozen_parameters(row), state.structure)
+        own, best = self.saved_cost(row, state.structure), self.best_cost(row)
         soft = {
             "off": 0.0,
             "averaged": own,
-            "best": own,
+            "best": best,
             "teacher": state.teacher_cost,
-            "ensemble": 2 * own + state.teacher_cost,
+            "ensemble": own + best + state.teacher_cost,
+            "larger": self.saved_cost(row, state.larger),
         }[settings.distillation]
         harder = 0.0
         if passes := PASSES[settings.perturbation]:
-            task = problem.task
-            harder = passes * input_gradient_cost(self.config, task.tokens, self.interface.kind, task.positions)
+            task, config = problem.task, self.structures.config(state.structure)
+            harder = passes * input_gradient_cost(config, task.tokens, self.interface.kind, task.positions)
             if settings.perturbation == "swaps":
                 # Every gradient in the inputs is multiplied with every embedding.
                 harder += 2.0 * task.tokens * self.config.hidden_size * self.config.vocab_size
         reference = state.teacher_cost if settings.selection == "clean" and state.teacher_cost else own
         looked_at = 0.0 if settings.selection == "off" else candidates(settings.selection) * reference
-        labelled = own if settings.pseudo_labels else 0.0
+        labelled = best if settings.pseudo_labels else 0.0
         return problem.batch * (trained.train + soft + harder + looked_at + labelled)
 
     def evaluation_cost(self, row: int) -> float:
         """FLOPs of one validation pass of a row."""
         state = self.states[row]
         examples = len(state.problem.task.validation.inputs)
-        return examples * self.cost(state.rank, state.problem, state.adapter).forward
+        return examples * self.cost(state.rank, state.problem, state.adapter, 0, state.structure).forward
 
     def affordable_steps(self, row: int) -> int:
         """Batches of the next interval: all, or what the budgets still pay, that of FLOPs with a validation pass."""
@@ -198,6 +222,13 @@ class Replicas:
         noise = state.hyperparameters.level("noise")
         return privacy.affordable(state.private_steps, noise, state.problem.batch, steps)
 
+    def saved_structure(self, row: int, name: str) -> Structure:
+        """The structure of what was saved under a name, or that the best validation had (`best`)."""
+        state = self.states[row]
+        if name != "best":
+            return state.registers[name][4]
+        return WHOLE_MODEL if state.best_state is None else state.best_state[3]
+
     # Settings
 
     def change(self, row: int, **settings: Any) -> None:
@@ -211,10 +242,14 @@ class Replicas:
     def default_rate(self, row: int) -> float:
         """The published default rate for a row's size, start and adapter."""
         state = self.states[row]
-        optimizer = state.hyperparameters.optimizer
-        return default_learning_rate(
-            self.parameters, state.problem.start, state.adapter, optimizer, self._trained(state.rank)
-        )
+        optimizer, size = state.hyperparameters.optimizer, self._size(state.structure)
+        return default_learning_rate(size, state.problem.start, state.adapter, optimizer, self._trained(state.rank))
+
+    def _size(self, structure: Structure) -> int:
+        """Parameters of a model of a structure."""
+        if structure.removed not in self._sizes:
+            self._sizes[structure.removed] = len(self.structures.places(structure))
+        return self._sizes[structure.removed]
 
     def _trained(self, rank: int) -> int:
         """How many parameters an adapter of a rank trains on all layers; 0 for a rank of 0."""
@@ -227,7 +262,7 @@ class Replicas:
     def weight_decay(self, row: int) -> float:
         """Decoupled weight decay of a row: a step takes as much off as AdamW's does at the same relative rate."""
         state = self.states[row]
-        adamw = default_learning_rate(self.parameters, state.problem.start, state.adapter)
+        adamw = default_learning_rate(self._size(state.structure), state.problem.start, state.adapter)
         return state.hyperparameters.weight_decay * adamw / self.default_rate(row)
 
     def first_trained(self, row: int) -> int:
@@ -238,36 +273,5 @@ class Replicas:
     def _frozen_parameters(self, row: int) -> int:
         """How many of the model's parameters, in its order, are not trained."""
         first = self.first_trained(row)
-        return next((count for count, start in enumerate(self.layout.starts) if start >= first), 0)
-
-    # Weights
-
-    def has_own_adapter(self, row: int) -> bool:
-        """Whether a row trains LoRA factors on weights of its own."""
-        return self.states[row].rank > 0 and not self.frozen
-
-    def effective(self, rows: Sequence[int]) -> Tensor:
-        """What the executor runs on, [len(rows), P]: weights with adapters merged, or the factors on a frozen base.
-
-        To be read only: a single row's may be the row itself.
-        """
-        parts = [self._merged(self.rows[row].weights, self.rows[row].factors, self.states[row].adapter) for row in rows]
-        return torch.stack(parts) if len(parts) > 1 else parts[0][None]
-
-    def _merged(self, weights: Tensor, factors: Tensor | None, adapter: Adapter) -> Tensor:
-        if factors is None:
-            return weights
-        return KINDS[adapter].merge(self.layout, weights[None].clone(), factors[None])[0]
-
-    def delivered(self, row: int) -> Tensor:
-        """What a row delivers, [1, P]: the best by validation, an adapter of its own merged; the first before that."""
-        return self.saved_weights(row, "best")[None].clone()
-
-    def saved_weights(self, row: int, name: str) -> Tensor:
-        """Effective weights [P] that were saved under a name, or that the best validation had (`best`)."""
-        state = self.states[row]
-        if name == "best":
-            adapter = state.adapter if state.best_state is None else state.best_state[1]
-        else:
-            adapter = state.registers[name][1]
-        return self._merged(*self.rows[row].saved(name), adapter)
+        # Mostly all are trained, and a frozen base has no parameters in a row.
+        return sum(start < first for start in self.structures.starts(self.states[row].structure)) if first else 0

@@ -12,10 +12,10 @@ from llmo.engine.adapter_kinds import kinds_gradient, merge_kinds
 from llmo.engine.anchor import pull
 from llmo.engine.choice import good_lanes
 from llmo.engine.compressing import pruned
-from llmo.engine.evaluation import Evaluation
 from llmo.engine.executors import Batch
 from llmo.engine.intervals import draw_interval, sampled
 from llmo.engine.lanes import Lane, Lanes
+from llmo.engine.memory import Passes
 from llmo.engine.optimizer import (
     BETAS,
     CLIP_NORM,
@@ -28,10 +28,13 @@ from llmo.engine.optimizer import (
 )
 from llmo.engine.other_optimizers import halfway, momentum, update_others
 from llmo.engine.privacy import private_gradient
+from llmo.engine.restructuring import Restructuring
+from llmo.engine.smaller import Smaller
+from llmo.engine.structure import WHOLE_MODEL
 from llmo.engine.vectors import WHOLE
 
 
-class Run(Evaluation):
+class Run(Restructuring):
     """N replicas of one model in training; see `Replicas` for the arguments."""
 
     _lanes: Lanes | None = None
@@ -39,7 +42,7 @@ class Run(Evaluation):
     def train(self, rows: Sequence[int]) -> None:
         """Train each row for its affordable steps. Rows may differ in how many; a diverged row stops at once."""
         steps = {row: self.affordable_steps(row) for row in rows if not self.states[row].diverged}
-        programs: dict[tuple[bool, ...], list[int]] = {}
+        programs: dict[tuple[object, ...], list[int]] = {}
         for row in steps:
             if steps[row]:
                 programs.setdefault(self.states[row].program, []).append(row)
@@ -89,7 +92,10 @@ class Run(Evaluation):
         wanted = settings.distillation in ("best", "ensemble") or settings.pseudo_labels
         best = self.delivered(row)[0] if wanted else None
         vectors, begin, decay = self.layout.vectors, self.first_trained(row), self.weight_decay(row)
-        return Lane(state, interval.to(self.device), before, self._counted, own, vectors, begin, decay, best)
+        larger = self.rows[row].kept("larger") if settings.distillation == "larger" else None
+        parts = None if state.structure == WHOLE_MODEL else self._smaller.parts(state.structure)
+        given = interval.to(self.device), before, self._counted, own, vectors, begin, decay, best, larger, parts
+        return Lane(state, *given)
 
     def _effective(self, lanes: Lanes, training: bool = False) -> Tensor:
         """What the executor runs on, [n, P]: what is trained, or weights with an adapter of their own put in.
@@ -115,6 +121,9 @@ class Run(Evaluation):
         if own:
             kinds = [lanes.active[place].state.adapter for place in own]
             weights[own] = merge_kinds(self.layout, weights[own], adapters, kinds)
+            for place in own:
+                if lanes.active[place].parts is not None:
+                    weights[place] *= self.present(lanes.active[place].state.structure)
         return weights
 
     def _step(self, lanes: Lanes) -> list[int]:
@@ -123,7 +132,7 @@ class Run(Evaluation):
         effective = self._effective(lanes, training=True)
         batch = self._next_batch(active, effective, lanes.averaged[n])
         if active[0].state.problem.privacy is None:
-            losses, gradient = self._passes.gradient(effective, batch)
+            losses, gradient = self._passes_of(active).gradient(effective, batch)
         else:
             losses, gradient = self._private(active, effective, batch)
         task = active[0].state.problem.task
@@ -186,6 +195,11 @@ class Run(Evaluation):
                 lanes.full.first[place].masked_fill_(pruned_ones, 0.0)
         return lanes.advance(sound)
 
+    def _passes_of(self, active: Sequence[Lane]) -> Passes | Smaller:
+        """What trains lanes whose structures are of one size."""
+        parts = [lane.parts for lane in active if lane.parts is not None]
+        return self._smaller(active[0].state.structure, parts) if parts else self._passes
+
     def _private(self, active: Sequence[Lane], effective: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """Reported losses [n, B] and private gradients [n, P] of lanes."""
         found = []
@@ -216,7 +230,8 @@ class Run(Evaluation):
                 continue
             anchor = self.rows[lane.interval.row].anchored
             if lane.state.hyperparameters.anchored and anchor is not None:
-                gradient[place] += pull(lanes.full.values[place], anchor)
+                pulled = pull(lanes.full.values[place], anchor)
+                gradient[place] += pulled if lane.parts is None else pulled * self.present(lane.state.structure)
             gradient[place, : lane.begin] = 0
         return gradient
 

@@ -7,11 +7,18 @@ from torch import Tensor
 
 from llmo.engine.executors import Executor
 from llmo.engine.ranks import Ranks
+from llmo.engine.smaller import Smaller
 from llmo.tasks.task import Task
 
 
 def score_in_passes(
-    executor: Executor, task: Task, rows: Tensor, inputs: Tensor, labels: Tensor, size: int, ranks: Ranks | None
+    executor: Executor | Smaller,
+    task: Task,
+    rows: Tensor,
+    inputs: Tensor,
+    labels: Tensor,
+    size: int,
+    ranks: Ranks | None,
 ) -> Tensor:
     """What `Task.score` gives, within rounding, without all logits at once.
 

@@ -72,10 +72,10 @@ class SoftTargets:
         heat = [setting.level("temperature") if share else 1.0 for setting, share in zip(settings, shares)]
         given = [_GIVERS[mode] for mode in modes]
         found: dict[int, list[Tensor]] = {place: [] for place in range(len(lanes))}
-        for name in ("averaged", "best"):
+        for name in ("averaged", "best", "larger"):
             places = [place for place, names in enumerate(given) if name in names]
             if places:
-                rows = averaged[places] if name == "averaged" else _best(lanes, places)
+                rows = averaged[places] if name == "averaged" else _kept(lanes, places, name)
                 for place, logits in zip(places, self._executor.logits(rows, inputs[places], positions), strict=True):
                     found[place].append(_softened(logits, heat[place]))
         for place, names in enumerate(given):
@@ -125,12 +125,13 @@ _GIVERS: dict[Distillation, tuple[str, ...]] = {
     "averaged": ("averaged",),
     "best": ("best",),
     "ensemble": ("averaged", "best", "teacher"),
+    "larger": ("larger",),
 }
 """Whose probabilities are averaged in each mode of distillation."""
 
 
-def _best(lanes: Sequence[Lane], places: list[int]) -> Tensor:
-    return torch.stack([best for place in places if (best := lanes[place].best) is not None])
+def _kept(lanes: Sequence[Lane], places: list[int], name: str) -> Tensor:
+    return torch.stack([getattr(lanes[place], name) for place in places])
 
 
 def _softened(logits: Tensor, heat: float) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 from llmo.agent import Schedule
 from llmo.engine.privacy import Privacy
 from llmo.engine.rows import Tensors
+from llmo.engine.structure import WHOLE_MODEL, Structure
 from llmo.hyperparameters import Adapter, Hyperparameters, Start
 from llmo.tasks.task import Task
 
@@ -80,8 +81,8 @@ class Sums:
         return result
 
 
-Saved = tuple[Hyperparameters, Adapter, int, float]
-"""Settings, adapter, rank and validation loss at a moment whose tensors a row keeps."""
+Saved = tuple[Hyperparameters, Adapter, int, float, Structure]
+"""Settings, adapter, rank, validation loss and structure at a moment whose tensors a row keeps."""
 
 
 @dataclass
@@ -104,16 +105,18 @@ class State:
         priced: The last with the price of size in it.
         best_priced: The lowest of those so far.
         stopped: Whether the run has ended of its own accord.
-        best_state: Settings, adapter and rank at the lowest; None before it.
+        best_state: Settings, adapter, rank and structure at the lowest; None before it.
         teacher_loss: Validation loss of the teacher; NaN without one.
         averaged_steps: Optimizer steps in the averaged weights.
         collected: Ends of intervals in the mean of stochastic weight averaging; 0 while there is none.
-        registers: What was saved by name: settings, adapter, rank and validation loss.
+        registers: What was saved by name: settings, adapter, rank, validation loss and structure.
         private_steps: Private steps taken at each noise multiplier; never goes back.
         phase_losses: Last validation loss of each phase of data that shift, and the lowest so far of those begun.
         diverged: Whether a loss or gradient was NaN or Inf; such a row trains no further.
         schedule: Sets the rate instead of the hyperparameters; None for no schedule.
         interval: Sums since the last evaluation.
+        structure: Which parts of the model are there now.
+        larger: Of the model that a smaller student of it learns from.
     """
 
     problem: Problem
@@ -131,7 +134,7 @@ class State:
     priced: float = math.inf
     best_priced: float = math.inf
     stopped: bool = False
-    best_state: tuple[Hyperparameters, Adapter, int] | None = None
+    best_state: tuple[Hyperparameters, Adapter, int, Structure] | None = None
     teacher_loss: float = math.nan
     averaged_steps: int = 0
     collected: int = 0
@@ -141,6 +144,8 @@ class State:
     diverged: bool = False
     schedule: Schedule | None = None
     interval: Sums = field(default_factory=Sums)
+    structure: Structure = WHOLE_MODEL
+    larger: Structure = WHOLE_MODEL
 
     @property
     def share(self) -> float:
@@ -148,11 +153,12 @@ class State:
         return min(1.0, self.spent / self.problem.budget)
 
     @property
-    def program(self) -> tuple[bool, bool, bool]:
-        """What its passes need that others do not: a temperature, additions to the inputs, gradients by sequence."""
+    def program(self) -> tuple[object, ...]:
+        """What its passes need that others do not: a temperature, added inputs, gradients by sequence, a size."""
         settings = self.hyperparameters
         tempered = settings.distillation != "off" and settings.temperature > 0
-        return tempered, settings.perturbation in ("noise", "fgm", "pgd"), self.problem.privacy is not None
+        added = settings.perturbation in ("noise", "fgm", "pgd")
+        return tempered, added, self.problem.privacy is not None, self.structure.removed
 
     @property
     def epsilon(self) -> float:

@@ -13,6 +13,7 @@ from llmo.diagnostics.history import History
 from llmo.engine.rows import Tensors
 from llmo.engine.state import Problem, State, Sums
 from llmo.engine.state import Snapshot as RowSnapshot
+from llmo.engine.structure import Structure
 from llmo.hyperparameters import Hyperparameters
 from llmo.mdp.instances import Instance
 from llmo.mdp.population import Episode, Snapshot
@@ -64,9 +65,15 @@ def unpack(
     fields = dict(meta["state"])
     best = fields["best_state"]
     fields["hyperparameters"] = Hyperparameters(**fields["hyperparameters"])
-    fields["best_state"] = None if best is None else (Hyperparameters(**best[0]), best[1], best[2])
+    fields["best_state"] = (
+        None if best is None else (Hyperparameters(**best[0]), best[1], best[2], Structure.loaded(best[3]))
+    )
     registers = fields.get("registers", {})
-    fields["registers"] = {name: (Hyperparameters(**one[0]), *one[1:]) for name, one in registers.items()}
+    fields["registers"] = {
+        name: (Hyperparameters(**one[0]), *one[1:4], Structure.loaded(one[4])) for name, one in registers.items()
+    }
+    for name in ("structure", "larger"):
+        fields[name] = Structure.loaded(fields[name])
     # JSON has no numbers for keys.
     fields["private_steps"] = {float(noise): steps for noise, steps in fields.get("private_steps", {}).items()}
     fields["phase_losses"] = tuple(map(tuple, fields.get("phase_losses", ())))

@@ -13,19 +13,24 @@ from torch import Tensor
 from llmo.engine.adapters import merge
 from llmo.engine.layout import FactorLayout, Layout
 from llmo.engine.models import no_progress_bar
+from llmo.engine.structure import WHOLE_MODEL, Structure
+from llmo.engine.structures import Structures
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 
 @torch.no_grad()
-def improved_model(model: PreTrainedModel, delivered: Tensor, rank: int) -> PreTrainedModel:
-    """A copy of a model with what a run has delivered.
+def improved_model(
+    model: PreTrainedModel, delivered: Tensor, rank: int, structure: Structure = WHOLE_MODEL
+) -> PreTrainedModel:
+    """A copy of a model with what a run has delivered, as small as that is.
 
     Args:
         model: What training started from.
         delivered: Its new weights [P], or with a rank the factors [Q] that are merged into its own.
         rank: Of the factors; 0 for all weights.
+        structure: Which parts of the model are left.
     """
     row = delivered.cpu()
     if rank:
@@ -36,6 +41,12 @@ def improved_model(model: PreTrainedModel, delivered: Tensor, rank: int) -> PreT
     else:
         layout = Layout(model)
     result = copy.deepcopy(model)
+    if structure != WHOLE_MODEL:
+        structures = Structures(model, layout)
+        result, kept = structures.build(structure), row[structures.places(structure)]
+        result.generation_config = model.generation_config
+        layout = Layout(result)
+        row = torch.nn.functional.pad(kept, (0, layout.width - layout.size))
     views = layout.unflatten(row)
     for name, parameter in result.named_parameters():
         parameter.copy_(views[name])

@@ -105,7 +105,7 @@ def improve_model(
         before = _score(order, order.own.model)
         session.finish(on_step)
         delivered = session.delivered()
-        model = improved_model(order.own.model, delivered, order.own.rank)
+        model = improved_model(order.own.model, delivered, order.own.rank, session.structure)
         if first_rank():
             kept = adapter_model(order.own.model, delivered) if order.keep_adapter else model
             save_model(kept, order.tokenizer, folder / "model")

@@ -18,6 +18,7 @@ from llmo.diagnostics.causes import diagnose
 from llmo.engine.ranks import agreed
 from llmo.engine.shards import ShardLayout
 from llmo.engine.single import SingleSettings
+from llmo.engine.structure import Structure
 from llmo.errors import LlmoError
 from llmo.evaluation.result import Decision
 from llmo.evaluation.rollout import decision
@@ -123,6 +124,11 @@ class Session:
         run = self.population.run_of(0)
         delivered = run.delivered(0)[0]
         return run.layout.whole(delivered) if isinstance(run.layout, ShardLayout) else delivered
+
+    @property
+    def structure(self) -> Structure:
+        """Which parts of the model that is delivered are left."""
+        return self.population.run_of(0).saved_structure(0, "best")
 
     def _ask(self, observation: NDArray[np.float32], mask: NDArray[np.bool_]) -> tuple[int, str]:
         action = int(self._agent.act(observation[None], mask[None], np.array([not self._seen]))[0])
