@@ -44,7 +44,8 @@ def improved_model(
     if structure != WHOLE_MODEL:
         structures = Structures(model, layout)
         result, kept = structures.build(structure), row[structures.places(structure)]
-        result.generation_config = model.generation_config
+        if model.can_generate():
+            result.generation_config = model.generation_config
         layout = Layout(result)
         row = torch.nn.functional.pad(kept, (0, layout.width - layout.size))
     views = layout.unflatten(row)
