@@ -15,5 +15,6 @@ from llmo.registry import environments
 @environments.register("llmo/Frugal-v0")
 def frugal() -> EnvSpec:
     """Adapt a small language model at the least price of compute, size and loss together."""
-    menu = tuple(name for name in WHOLE_MENU if not name.startswith(("replay", "clean", "pseudo", "noise")))
+    closed = ("replay", "clean", "pseudo", "noise", "predict_vote", "auxiliary")
+    menu = tuple(name for name in WHOLE_MENU if not name.startswith(closed))
     return EnvSpec("llmo/Frugal-v0", (*menu, "stop"), draw_frugal_instance, build_problem)

@@ -14,7 +14,8 @@ from llmo.registry import environments
 def full_language_model() -> EnvSpec:
     """Adapt a small language model to a domain of text, with every action that can apply there."""
     # Nothing is older than its sources, no text is broken or repeated, nothing is labelled, nothing private.
-    menu = tuple(name for name in WHOLE_MENU if not name.startswith(("replay", "clean", "pseudo", "noise")))
+    closed = ("replay", "clean", "pseudo", "noise", "predict_vote", "auxiliary")
+    menu = tuple(name for name in WHOLE_MENU if not name.startswith(closed))
     return EnvSpec("llmo/LanguageModel-Full-v0", menu, draw_rescaled_instance, build_problem)
 
 

@@ -16,6 +16,7 @@ Selection = Literal["off", "clean", "hard", "curriculum"]
 Distillation = Literal["off", "teacher", "averaged", "best", "ensemble", "larger"]
 Perturbation = Literal["off", "noise", "fgm", "pgd", "swaps"]
 Optimizer = Literal["adamw", "sgd", "lion", "schedule_free"]
+Prediction = Literal["alone", "average", "vote"]
 Start = Literal["scratch", "pretrained"]
 Adapter = Literal["full", "lora", "dora", "ia3"]
 
@@ -37,6 +38,7 @@ LEVELS: dict[str, tuple[float, ...]] = {
     "generated": (0.0, 0.15, 0.3),
     "sparsity": (0.0, 0.3, 0.5, 0.7, 0.9),
     "noise": (0.5, 0.7, 1.0, 1.4, 2.0, 2.8),
+    "auxiliary": (0.0, 0.1, 0.5, 1.0),
 }
 """Values of the hyperparameters that are turned one level at a time."""
 ADAPTER_FACTORS: dict[Adapter, float] = {"full": 1.0, "lora": 2.0, "dora": 2.0, "ia3": 5.0}
@@ -87,6 +89,8 @@ class Hyperparameters:
         sparsity: Share of the matrices' weights that is zero.
         quantised: Whether the linear layers lie on a grid of eight bits.
         noise: Standard deviation of the noise of private training, over the norm that gradients are clipped to.
+        prediction: Whether the weights are validated alone, or together with those in the registers, and how.
+        auxiliary: Weight of the loss of predicting what is read, beside that of the task.
     """
 
     learning_rate: float
@@ -118,6 +122,8 @@ class Hyperparameters:
     sparsity: int = 0
     quantised: bool = False
     noise: int = 2
+    prediction: Prediction = "alone"
+    auxiliary: int = 0
 
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate < float("inf"):
@@ -164,6 +170,7 @@ MODES = {
     "distillation": Distillation,
     "perturbation": Perturbation,
     "optimizer": Optimizer,
+    "prediction": Prediction,
 }
 """The hyperparameters that are one of some names, with the names."""
 

@@ -20,7 +20,8 @@ class Measurement:
         optimizer_steps: Optimizer steps in this interval.
         spent: Share of the budget spent so far, 0 to 1.
         cost: FLOPs of this interval, validation included.
-        validation_loss: Mean cross-entropy on the validation split, nats per token; inf after a divergence.
+        validation_loss: Mean cross-entropy on the validation split, nats per token, of what predicts; inf after a
+            divergence.
         best_validation_loss: The lowest so far, this one included.
         train_loss: Mean cross-entropy over the interval's batches; NaN where nothing was trained.
         source_loss: Last known mean training loss of each source; NaN for one never sampled.
@@ -41,7 +42,7 @@ class Measurement:
         forgotten: How far the validation loss of an earlier phase of the data lies above its lowest, as a log ratio, of
             the phase where that is most; NaN where no data have shifted.
         privacy: Share of the budget of privacy that is spent; NaN where training is not private.
-        size: Bytes of the weights over those of dense float32 ones, in (0, 1].
+        size: Bytes of the weights over those of dense float32 ones, in (0, 1]; of an ensemble that of all its members.
         registers: Validation loss of what each of the three registers holds; NaN for an empty one.
         epsilon: Epsilon of (epsilon, delta) differential privacy that all steps so far have cost, at least 0; NaN where
             training is not private.

@@ -116,5 +116,10 @@ WHOLE_MENU = (
     "units_widen",
     "heads_prune",
     "student_smaller",
+    "predict_alone",
+    "predict_average",
+    "predict_vote",
+    "auxiliary_more",
+    "auxiliary_less",
 )
 """Every way in which a language model in training can be improved here."""

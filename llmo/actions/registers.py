@@ -25,8 +25,8 @@ class Save(UseRegister):
     """Keep weights, optimizer and settings."""
 
     def allowed(self, run: Run, row: int) -> bool:
-        """While the register does not hold just this."""
-        return not run.holds(row, self.register)
+        """While the register does not hold just this; where registers predict along, while the budget pays for it."""
+        return run.can_save(row, self.register)
 
     def apply(self, run: Run, row: int) -> None:
         """See the class."""

@@ -17,7 +17,16 @@ from numpy.typing import NDArray
 
 from llmo.diagnostics import readings as read
 from llmo.diagnostics.history import History
-from llmo.hyperparameters import LEVELS, Augmentation, Distillation, Mixing, Optimizer, Perturbation, Selection
+from llmo.hyperparameters import (
+    LEVELS,
+    Augmentation,
+    Distillation,
+    Mixing,
+    Optimizer,
+    Perturbation,
+    Prediction,
+    Selection,
+)
 
 LIMIT = 5.0
 """Every feature lies in [-LIMIT, LIMIT]."""
@@ -127,7 +136,7 @@ _MORE_MODES = {
 MORE_FAMILIES = (
     "decay", "dropout", "momentum", "memory", "clip", "batch", "smooth", "warm", "optimizer", "select", "freeze",
     "perturb", "swa", "soup", "anchor", "replay", "save", "swap", "clean", "write", "written", "pseudo",
-    "prune", "quantise", "noise", "block", "units", "heads", "student",
+    "prune", "quantise", "noise", "block", "units", "heads", "student", "predict", "auxiliary",
 )  # fmt: skip
 """How the names begin of actions that only the whole menu has."""
 
@@ -138,7 +147,7 @@ def _more_features() -> tuple[Feature, ...]:
         for choice in kinds:
             meaning = f"whether {attribute} is {choice}"
             features.append(Feature(f"{attribute}_{choice}", "menu", meaning, read.setting(attribute, choice)))
-    for name in (*LEVELS, "extra_decay", "extra_dropout"):
+    for name in (*(name for name in LEVELS if name != "auxiliary"), "extra_decay", "extra_dropout"):
         meaning = f"levels of {name} above the default, over 2"
         features.append(Feature(f"{name}_level", "menu", meaning, read.level(name)))
     for kind in ("dora", "ia3"):
@@ -164,6 +173,11 @@ def _more_features() -> tuple[Feature, ...]:
         features.append(Feature(f"last_{name}", "menu", meaning, partial(_began, name=name)))
     learns = read.setting("distillation", "larger")
     features.append(Feature("distillation_larger", "menu", "whether distillation is from a larger self", learns))
+    for choice in get_args(Prediction)[1:]:
+        meaning = f"whether the registers predict along, by {choice}"
+        features.append(Feature(f"prediction_{choice}", "menu", meaning, read.setting("prediction", choice)))
+    meaning = "levels of auxiliary above the default, over 2"
+    features.append(Feature("auxiliary_level", "menu", meaning, read.level("auxiliary")))
     return tuple(features)
 
 

@@ -128,10 +128,10 @@ class Changes(OwnData):
         self._take_settings(row, settings, structure)
 
     def save(self, row: int, name: str) -> None:
-        """Keep weights, optimizer, settings and the validation loss in a register."""
+        """Keep weights, optimizer, settings and their own validation loss in a register."""
         state = self.states[row]
         self.rows[row].save(name)
-        state.registers[name] = (state.hyperparameters, state.adapter, state.rank, state.loss, state.structure)
+        state.registers[name] = (state.hyperparameters, state.adapter, state.rank, state.own_loss, state.structure)
 
     def load_saved(self, row: int, name: str) -> None:
         """Go back to a register; as with `load_best`, budget, cursor, world and mixture move on."""
@@ -144,7 +144,9 @@ class Changes(OwnData):
         state = self.states[row]
         self._take_structure(row, structure)
         anchored = settings.anchored and self.rows[row].anchored is not None
-        self.change(row, **{**vars(settings), "mixing": state.hyperparameters.mixing, "anchored": anchored})
+        now = state.hyperparameters
+        stays = {"mixing": now.mixing, "prediction": now.prediction, "anchored": anchored}
+        self.change(row, **{**vars(settings), **stays})
         self.rows[row].own_average()[0] = self.effective([row])[0]
         state.averaged_steps = 0
 
@@ -162,8 +164,8 @@ class Changes(OwnData):
         known, now = state.registers.get(name), state.hyperparameters
         if known is None or not self.rows[row].holds(name):
             return False
-        # The mixture stays as it is, and an anchor that is gone does not come back.
-        return replace(known[0], mixing=now.mixing, anchored=now.anchored) == now
+        # The mixture and who predicts stay as they are, and an anchor that is gone does not come back.
+        return replace(known[0], mixing=now.mixing, prediction=now.prediction, anchored=now.anchored) == now
 
     def swap_saved(self, row: int, name: str) -> None:
         """Go back to a register, which then holds what was here."""
@@ -270,13 +272,18 @@ class Changes(OwnData):
         self.change(row, quantised=True)
 
     def size(self, row: int) -> float:
-        """Bytes of the weights over those of the whole model in dense float32; an adapter is not counted."""
-        settings, structure = self.states[row].hyperparameters, self.states[row].structure
+        """Bytes of all weights that predict over those of the whole model in float32; adapters are not counted."""
+        state, here = self.states[row], self.rows[row]
+        saved = [(name, state.registers[name]) for name in state.members]
+        members = [(here.saved(name)[0], settings, structure) for name, (settings, _, _, _, structure) in saved]
+        present = here.weights, state.hyperparameters, state.structure
+        return sum(self._relative_size(*one) for one in (present, *members))
+
+    def _relative_size(self, weights: Tensor, settings: Hyperparameters, structure: Structure) -> float:
         there = self._size(structure)
         if not (settings.sparsity or settings.quantised):
             return there / self.parameters
-        matrices = self._matrices_of(structure)
-        return relative_size(self.layout, self.rows[row].weights, matrices, settings.quantised, there)
+        return relative_size(self.layout, weights, self._matrices_of(structure), settings.quantised, there)
 
     def _matrices_of(self, structure: Structure) -> Tensor:
         """Which places of a row belong to matrices that are there, bool [P]."""

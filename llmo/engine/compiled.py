@@ -66,7 +66,7 @@ class Compiled:
     @torch.no_grad()
     def gradient(self, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """See `Executor.gradient`; what is rare is not compiled: it would take a graph of its own."""
-        if batch.added is not None or batch.temperature is not None:
+        if batch.added is not None or batch.temperature is not None or batch.read is not None:
             return self.program.gradient(rows, batch)
         n, sequences, tokens = batch.inputs.shape
         interface, positions = self.program.interface, batch.positions

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from llmo.engine.batches import tracking_mixture
 from llmo.engine.changes import Changes
+from llmo.engine.ensembles import shares, together
 from llmo.engine.executors import Executor
 from llmo.engine.intervals import sampled
 from llmo.engine.measuring import measurement
@@ -25,13 +26,28 @@ _EVALUATED_AT_ONCE = {"cpu": 4}
 _WHOLE = 64
 """Sequences up to which a row's validation examples are looked at in one pass."""
 
+Found = tuple[list[float], float, list[float]]
+"""Validation loss of each phase, that of the present weights alone, and the share in a mean of each that predicts."""
+
 
 class Evaluation(Changes):
     """N replicas of one model that can be evaluated; see `Replicas` for the arguments."""
 
     def evaluate(self, rows: Sequence[int]) -> list[Measurement]:
         """A validation pass of some rows: their measurements, in order. Keeps the best weights so far."""
-        measurements: dict[int, Measurement] = {}
+        found = self._evaluate_alone([row for row in rows if not self.states[row].members])
+        measurements = []
+        for row in rows:
+            apart, own, share = found[row] if row in found else self._evaluate_together(row)
+            if len(apart) > 1:
+                self.states[row].note_phases(apart)
+            self.states[row].charge(self.evaluation_cost(row))
+            measurements.append(self._close(row, sum(apart) / len(apart), own, share))
+        return measurements
+
+    def _evaluate_alone(self, rows: Sequence[int]) -> dict[int, Found]:
+        """What rows without others that predict along have validated."""
+        found: dict[int, Found] = {}
         size = _EVALUATED_AT_ONCE.get(self.device.type, max(1, len(rows)))
         alike: dict[tuple[int, int, int], list[int]] = {}
         for row in rows:
@@ -47,12 +63,8 @@ class Evaluation(Changes):
                 for ids, targets in zip(inputs.chunk(phases, 1), labels.chunk(phases, 1), strict=True)
             ]
             for row, *apart in zip(part, *(loss.tolist() for loss in losses), strict=True):
-                loss = sum(apart) / phases
-                if phases > 1:
-                    self.states[row].note_phases(apart)
-                self.states[row].charge(self.evaluation_cost(row))
-                measurements[row] = self._close(row, loss)
-        return [measurements[row] for row in rows]
+                found[row] = apart, sum(apart) / phases, [1.0]
+        return found
 
     def _executor_of(self, rows: Sequence[int]) -> Executor | Smaller:
         """What runs rows whose structures are of one size."""
@@ -61,19 +73,43 @@ class Evaluation(Changes):
             return self.executor
         return self._smaller(structures[0], [self._smaller.parts(structure) for structure in structures])
 
-    def _close(self, row: int, loss: float) -> Measurement:
-        """End a row's interval with a validation loss."""
+    def _evaluate_together(self, row: int) -> Found:
+        """What a row has validated together with what its registers hold."""
+        state, task = self.states[row], self.states[row].problem.task
+        others = [self.saved_weights(row, name) for name in state.members]
+        weights = torch.stack([self.effective([row])[0], *others])
+        labels = task.validation.labels[None].to(self.device)
+        logits = self._logits(row, weights, task.validation.inputs, labels.shape[-1])
+        losses = task.score(logits, labels.expand(len(weights), *labels.shape[1:]))
+        share = shares(losses)
+        mixed = together(logits, share, state.hyperparameters.prediction)
+        parts = zip(mixed.chunk(task.phases, 1), labels.chunk(task.phases, 1), strict=True)
+        return [task.score(logs, targets).item() for logs, targets in parts], losses[0].item(), share.tolist()
+
+    def _close(self, row: int, loss: float, own: float, share: Sequence[float]) -> Measurement:
+        """End a row's interval.
+
+        Args:
+            row: Which.
+            loss: Validation loss of what predicts.
+            own: That of the present weights alone.
+            share: Of each that predicts in their mean, the present weights first.
+        """
         state = self.states[row]
         sums = state.interval
         state.interval = type(sums)()
-        state.diverged |= not math.isfinite(loss)
-        state.loss = math.inf if state.diverged else loss
+        # A vote has a loss even where weights have none.
+        state.diverged |= not (math.isfinite(loss) and math.isfinite(own))
+        state.loss, state.own_loss = (math.inf, math.inf) if state.diverged else (loss, own)
         size = self.size(row)
         state.priced = state.loss * size**state.problem.size_price
         if state.priced < state.best_priced:
             state.best_loss, state.best_priced = state.loss, state.priced
             state.best_state = (state.hyperparameters, state.adapter, state.rank, state.structure)
+            saved = [state.registers[name] for name in state.members]
+            state.best_others = tuple((one[1], one[4], part) for one, part in zip(saved, share[1:], strict=True))
             self.rows[row].keep_best()
+            self.rows[row].keep_others(state.members)
         if not sums.steps:
             sums.update_ratio = self._first_change(row)
         seen = sums.source_count > 0
@@ -81,7 +117,7 @@ class Evaluation(Changes):
         if state.collected and sums.steps and not state.diverged:
             self.collect(row)
         if state.hyperparameters.mixing == "tracking" and sums.steps and not state.diverged:
-            state.mixture = tracking_mixture(state.mixture, state.source_loss, state.loss)
+            state.mixture = tracking_mixture(state.mixture, state.source_loss, state.own_loss)
         return measurement(state, sums, size)
 
     def soup_candidates(self, row: int) -> list[str]:
@@ -90,7 +126,8 @@ class Evaluation(Changes):
         # A mean of weights that were pruned apart would have to be pruned again.
         if state.best_state is None or self.frozen or not self.mixes(row) or state.hyperparameters.sparsity:
             return []
-        if state.best_state[3] != state.structure:
+        if state.best_state[3] != state.structure or state.members or state.best_others:
+            # The loss of an ensemble is none that a soup could be measured by.
             return []
         losses = {name: saved[3] for name, saved in state.registers.items() if saved[4] == state.structure}
         if state.loss > state.best_loss:
@@ -121,6 +158,30 @@ class Evaluation(Changes):
         others = [weights[name]() for name in self.soup_candidates(row)]
         self._set_weights(row, greedy_soup(self.saved_weights(row, "best"), state.best_loss, others, score))
 
+    def can_predict_together(self, row: int) -> bool:
+        """Whether a register holds what could predict along, and the budget pays for its validation passes and a step.
+
+        Predictions are probabilities: numbers have none. Where several processes train one model, it predicts alone.
+        """
+        state = self.states[row]
+        if not state.registers or self.interface.outputs < 2 or self.ranks is not None:
+            return False
+        return self._pays(row, self.evaluation_cost(row, tuple(state.registers)))
+
+    def can_save(self, row: int, name: str) -> bool:
+        """Whether a register does not hold just this, and the budget pays for one more that predicts along."""
+        state = self.states[row]
+        if self.holds(row, name):
+            return False
+        if state.hyperparameters.prediction == "alone" or name in state.registers:
+            return True
+        return self._pays(row, self.evaluation_cost(row) + self.evaluation_cost(row, ()))
+
+    def _pays(self, row: int, look: float) -> bool:
+        """Whether the budget pays for a step and a validation pass of some FLOPs."""
+        state = self.states[row]
+        return self.step_cost(row) + look <= state.problem.budget - state.spent
+
     def _first_change(self, row: int) -> float:
         """How much Adam's first step will change the matrices, relative to their norm; 0 where an adapter is trained.
 
@@ -145,13 +206,27 @@ class Evaluation(Changes):
         size = problem.batch // self.parts
         return score_in_passes(executor, problem.task, weights, inputs, labels, size, self.ranks)
 
+    def _logits(self, row: int, weights: Tensor, inputs: Tensor, positions: int) -> Tensor:
+        """Logits [m, V, P, C] that weights [m, P] give for the same sequences [V, T]."""
+        size = len(inputs) if len(inputs) <= _WHOLE else self.states[row].problem.batch
+        parts = inputs.to(self.device).split(size)
+        passes = (part[None].repeat(len(weights), 1, 1) for part in parts)
+        return torch.cat([self.executor.logits(weights, part, positions) for part in passes], 1)
+
     def test_loss(self, row: int) -> float:
-        """Test loss of the delivered (best by validation) weights; for scoring only, and charged to nobody."""
-        task = self.states[row].problem.task
+        """Test loss of what is delivered (the best by validation); for scoring only, and charged to nobody."""
+        state, task = self.states[row], self.states[row].problem.task
         weights, size, total, count = self.delivered(row), len(task.validation.inputs), 0.0, 0
+        others = [share for *_, share in state.best_others]
+        share = torch.tensor([max(0.0, 1 - sum(others)), *others], dtype=torch.float64, device=self.device)
         for start in range(0, len(task.test.inputs), size):
             inputs, labels = (part[None, start : start + size].to(self.device) for part in vars(task.test).values())
             here = int(task.counts(labels).sum())
-            total += self._score(row, weights, inputs, labels).item() * here
+            if state.best_state is not None and state.best_others:
+                logits = self._logits(row, weights, inputs[0], labels.shape[-1])
+                loss = task.score(together(logits, share, state.best_state[0].prediction), labels)
+            else:
+                loss = self._score(row, weights, inputs, labels)
+            total += loss.item() * here
             count += here
         return total / count

@@ -13,9 +13,11 @@ from typing import Any, Protocol
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cross_entropy
 
 from llmo.engine.layout import Layout
 from llmo.engine.pieces import Pieces
+from llmo.kinds import IGNORED
 
 Gradient = Tensor | Pieces
 """Rows [n, P]."""
@@ -37,6 +39,8 @@ class Batch:
         temperature: At which teacher and student are compared, [n]; None for 1.
         added: What is added to the embedded inputs, [n, B, T, width]; None for nothing.
         scale: Factor on the loss, [n], where only some of the B x P positions count: B P over their number; else None.
+        read: Next tokens of the inputs that are predicted too, [n, B, T - 1], or None; see `what_is_read`.
+        read_weight: Factor on the mean loss of those over all positions, [n]; None without them.
     """
 
     inputs: Tensor
@@ -48,6 +52,8 @@ class Batch:
     temperature: Tensor | None = None
     added: Tensor | None = None
     scale: Tensor | None = None
+    read: Tensor | None = None
+    read_weight: Tensor | None = None
 
     @property
     def positions(self) -> int:
@@ -71,6 +77,12 @@ class Batch:
         mean = trained.mean((-2, -1))
         return mean if self.scale is None else mean * self.scale
 
+    def with_auxiliary(self, loss: Tensor, predicted: Tensor) -> Tensor:
+        """The loss of each replica, [n], with that of what is read added, by its logits [n, B, T - 1, V]."""
+        assert self.read is not None and self.read_weight is not None
+        losses = cross_entropy(predicted.flatten(0, -2), self.read.flatten(), ignore_index=IGNORED, reduction="none")
+        return loss + self.read_weight * losses.view(self.read.shape).mean((-2, -1))
+
     def pieces(self, count: int) -> list[Batch]:
         """The batch in `count` equal parts, which divides B: the same replicas, and some of their sequences."""
         if count == 1:
@@ -91,6 +103,7 @@ class Batch:
             masks=None if self.masks is None else self.masks[:, :, sequences],
             teacher=None if self.teacher is None else self.teacher[:, sequences],
             added=None if self.added is None else self.added[:, sequences],
+            read=None if self.read is None else self.read[:, sequences],
         )
 
 

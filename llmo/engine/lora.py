@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from llmo.engine.adapters import SCALING
+from llmo.engine.auxiliary import LastHidden, embeddings, read_logits
 from llmo.engine.dropout import BlockDropout
 from llmo.engine.embedding import Addition
 from llmo.engine.executors import Batch
@@ -37,7 +38,7 @@ class BatchedLora:
         self.model = model.train().requires_grad_(False)
         self._kind = kind_of(model)
         self.interface = Interface(model.config, self._kind)
-        self.dropout, self.addition = BlockDropout(model), Addition(model)
+        self.dropout, self.addition, self.hidden = BlockDropout(model), Addition(model), LastHidden(model)
         self._factors: dict[str, tuple[Tensor, Tensor]] = {}
         modules = dict(model.named_modules())
         for linear in self.layout.factors:
@@ -65,8 +66,9 @@ class BatchedLora:
         positions: int,
         masks: Tensor | None = None,
         added: Tensor | None = None,
-    ) -> Tensor:
-        self._factors = factors
+        hidden: bool = False,
+    ) -> tuple[Tensor, ...]:
+        self._factors, self.hidden.wanted = factors, hidden
         n, sequences, tokens = inputs.shape
         # The blocks see the n * B sequences in one batch: [n, L, B, T, W] becomes [L, n * B, T, W].
         self.dropout.masks = None if masks is None else masks.transpose(0, 1).flatten(1, 2)
@@ -75,16 +77,22 @@ class BatchedLora:
         # Of the other kinds some look ahead, so they build their masks themselves.
         call = self.interface.batchable if self._kind == "causal_lm" else self.interface.arguments
         logits = self.interface.logits(self.model(**call(ids, positions)))
-        return logits.view(n, sequences, positions, -1)
+        states = [state.unflatten(0, (n, sequences)) for state in self.hidden.taken()]
+        return logits.view(n, sequences, positions, -1), *states
 
     def gradient(self, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """See `Executor.gradient`."""
         factors = {linear.name: linear.factors(rows.detach()) for linear in self.layout.factors}
         leaves = [factor.requires_grad_() for pair in factors.values() for factor in pair]
         with torch.enable_grad():
-            logits = self._forward(factors, batch.inputs, batch.positions, batch.masks, batch.added)
+            asked = batch.read is not None and self._kind != "causal_lm"
+            logits, *hidden = self._forward(factors, batch.inputs, batch.positions, batch.masks, batch.added, asked)
             trained, reported = batch.losses(logits)
-            pieces = torch.autograd.grad(batch.mean(trained).sum(), leaves)
+            loss = batch.mean(trained)
+            if batch.read is not None:
+                predicted = read_logits(hidden[0], embeddings(self.model)) if hidden else logits[:, :, :-1]
+                loss = batch.with_auxiliary(loss, predicted)
+            pieces = torch.autograd.grad(loss.sum(), leaves)
         return reported.detach().mean(-1), self.layout.join(pieces)
 
     def input_gradient(self, rows: Tensor, batch: Batch) -> Tensor:
@@ -93,11 +101,11 @@ class BatchedLora:
         factors = {linear.name: linear.factors(rows.detach()) for linear in self.layout.factors}
         added = batch.added.detach().requires_grad_()
         with torch.enable_grad():
-            trained, _ = batch.losses(self._forward(factors, batch.inputs, batch.positions, batch.masks, added))
+            trained, _ = batch.losses(self._forward(factors, batch.inputs, batch.positions, batch.masks, added)[0])
             return torch.autograd.grad(trained.sum(), added)[0]
 
     @torch.no_grad()
     def logits(self, rows: Tensor, inputs: Tensor, positions: int) -> Tensor:
         """See `Executor.logits`."""
         factors = {linear.name: linear.factors(rows) for linear in self.layout.factors}
-        return self._forward(factors, inputs, positions)
+        return self._forward(factors, inputs, positions)[0]

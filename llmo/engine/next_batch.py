@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from llmo.engine.auxiliary import can_predict_input, weight_on_mean, what_is_read
 from llmo.engine.dropout import dropout_masks
 from llmo.engine.embedding import input_embedding
 from llmo.engine.executors import Batch, Executor
@@ -42,6 +44,7 @@ class NextBatch:
     Attributes:
         rare: Runs passes of rare shapes.
         embedded: Whether what the model reads are tokens that it embeds.
+        predicts_input: Whether it can predict what it reads.
     """
 
     def __init__(
@@ -61,6 +64,7 @@ class NextBatch:
         self.rare: Executor = getattr(executor, "program", executor)
         self._embedding = input_embedding(model)
         self.embedded = self._embedding is not None
+        self.predicts_input = can_predict_input(model, interface.kind)
         self._soft_targets = SoftTargets(executor, interface.outputs, device)
 
     def __call__(self, active: Sequence[Lane], effective: Tensor, averaged: Tensor) -> Batch:
@@ -88,9 +92,13 @@ class NextBatch:
             batch, added = self._perturbed(active, effective, batch)
         soft = self._soft_targets(active, averaged, batch.inputs, positions)
         teacher, share, heat = (None, None, None) if soft is None else (soft.teacher, soft.share, soft.temperature)
-        return Batch(
-            batch.inputs, labels, batch.loss, batch.masks, teacher, share, temperature=heat, added=added, scale=scale
-        )
+        batch = replace(batch, teacher=teacher, share=share, temperature=heat, added=added)
+        settings = [lane.state.hyperparameters for lane in active]
+        if not self.predicts_input or not any(one.auxiliary for one in settings):
+            return batch
+        read = what_is_read(batch.inputs, labels, self._interface.kind)
+        weights = [weight_on_mean(one, part) for one, part in zip(settings, read, strict=True)]
+        return replace(batch, read=read, read_weight=torch.tensor(weights, device=self._device))
 
     def embeddings(self, row: Tensor) -> Tensor:
         """Embeddings of all tokens, [V, width], of a row [P]: its own, or those of the base that all share."""

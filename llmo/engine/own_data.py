@@ -28,6 +28,12 @@ class OwnData(Weights):
         """Whether what the model reads are tokens that it embeds."""
         return self._next_batch.embedded
 
+    def can_predict_input(self, row: int) -> bool:
+        """Whether a row can predict what it reads beside its task, which is not just that, and in one process."""
+        problem = self.states[row].problem
+        other = self.interface.kind != "causal_lm" or problem.task.padded
+        return self._next_batch.predicts_input and other and problem.privacy is None and self.ranks is None
+
     def words(self, row: int) -> Words:
         """What is known of a row's tokens."""
         task, kind = self.states[row].problem.task, self.interface.kind

@@ -7,6 +7,7 @@ everything random is counted, so restoring and continuing is bit-identical.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from llmo.budget import Cost, input_gradient_cost, sequence_cost
+from llmo.engine.auxiliary import head_cost
 from llmo.engine.batches import fixed_mixture
 from llmo.engine.choice import make_executor, valid_device
 from llmo.engine.dropout import blocks
@@ -201,13 +203,25 @@ class Replicas:
         reference = state.teacher_cost if settings.selection == "clean" and state.teacher_cost else own
         looked_at = 0.0 if settings.selection == "off" else candidates(settings.selection) * reference
         labelled = best if settings.pseudo_labels else 0.0
-        return problem.batch * (trained.train + soft + harder + looked_at + labelled)
+        whole = not (self.frozen or state.rank)
+        read = head_cost(settings, self.config, problem.task.tokens, self.interface.kind, whole)
+        return problem.batch * (trained.train + soft + harder + looked_at + labelled + read)
 
-    def evaluation_cost(self, row: int) -> float:
-        """FLOPs of one validation pass of a row."""
+    def evaluation_cost(self, row: int, members: Sequence[str] | None = None) -> float:
+        """FLOPs of one validation pass of a row.
+
+        Args:
+            row: Which.
+            members: Registers that predict along; None for those that do now.
+        """
         state = self.states[row]
         examples = len(state.problem.task.validation.inputs)
-        return examples * self.cost(state.rank, state.problem, state.adapter, 0, state.structure).forward
+        saved = [state.registers[name] for name in (state.members if members is None else members)]
+        if not saved:
+            return examples * self.cost(state.rank, state.problem, state.adapter, 0, state.structure).forward
+        # Together they run as whole models, absent parts as zeros.
+        kinds = [(state.rank, state.adapter), *((rank, adapter) for _, adapter, rank, *_ in saved)]
+        return examples * sum(self.cost(rank, state.problem, adapter).forward for rank, adapter in kinds)
 
     def affordable_steps(self, row: int) -> int:
         """Batches of the next interval: all, or what the budgets still pay, that of FLOPs with a validation pass."""

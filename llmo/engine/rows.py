@@ -7,7 +7,7 @@ kernels may round differently at another alignment, and a row must give the same
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -209,6 +209,14 @@ class Row:
             self._spare = now.best_full
         self._change(best_full=now.full, best_lora=now.lora)
         self._owned = owned & {"full", "lora", "averaged"} | {f"best_{name}" for name in owned & {"full", "lora"}}
+
+    def keep_others(self, names: Sequence[str]) -> None:
+        """What was saved under some names belongs to the best so far, as `best.0` and so on; nothing else does."""
+        kept = {name: held for name, held in self._now.kept.items() if not name.startswith("best.")}
+        for place, name in enumerate(names):
+            parts = {f"best.{place}.{part}": self.kept(f"{name}.{part}") for part in ("full", "lora")}
+            kept |= {name: held for name, held in parts.items() if held is not None}
+        self._change(kept=kept)
 
     def load_best(self) -> None:
         """Go back to weights, factors and moments of the best so far."""

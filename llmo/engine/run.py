@@ -90,7 +90,7 @@ class Run(Restructuring):
         before = sampled(self.effective([row])[0]).clone()
         settings = state.hyperparameters
         wanted = settings.distillation in ("best", "ensemble") or settings.pseudo_labels
-        best = self.delivered(row)[0] if wanted else None
+        best = self.saved_weights(row, "best").clone() if wanted else None
         vectors, begin, decay = self.layout.vectors, self.first_trained(row), self.weight_decay(row)
         larger = self.rows[row].kept("larger") if settings.distillation == "larger" else None
         parts = None if state.structure == WHOLE_MODEL else self._smaller.parts(state.structure)

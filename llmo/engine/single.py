@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from llmo.engine.auxiliary import LastHidden, embeddings, read_logits
 from llmo.engine.dropout import BlockDropout
 from llmo.engine.embedding import Addition
 from llmo.engine.executors import Batch, Executor, Gradient
@@ -89,7 +90,7 @@ class Single:
         model.set_attn_implementation("sdpa")
         self.model = model.train()
         self._trained: Any = self.model
-        self.dropout, self.addition = BlockDropout(model), Addition(model)
+        self.dropout, self.addition, self.hidden = BlockDropout(model), Addition(model), LastHidden(model)
         self._accumulation, self._bound = accumulation, 0
         self._parameters = list(model.parameters())
         if accumulation > 1 or self._hooked:
@@ -133,10 +134,16 @@ class Single:
         """A batch's share of the loss that is trained, and its reported losses [1, B]."""
         self.dropout.masks = None if batch.masks is None else batch.masks[0]
         self.addition.added = None if batch.added is None else batch.added[0]
+        self.hidden.wanted = batch.read is not None and self._interface.kind != "causal_lm"
         given = self._interface.arguments(batch.inputs[0], batch.positions)
         logits = self._interface.logits(self._trained(**given))[None]
         trained, reported = batch.losses(logits)
-        mean = batch.mean(trained)[0]
+        loss = batch.mean(trained)
+        if batch.read is not None:
+            states = self.hidden.taken()
+            predicted = read_logits(states[0][None], embeddings(self.model)) if states else logits[:, :, :-1]
+            loss = batch.with_auxiliary(loss, predicted)
+        mean = loss[0]
         return mean if self._accumulation == 1 else mean / self._accumulation, reported.detach().mean(-1)
 
     def input_gradient(self, rows: Tensor, batch: Batch) -> Tensor:
@@ -159,6 +166,7 @@ class Single:
     def logits(self, rows: Tensor, inputs: Tensor, positions: int) -> Tensor:
         """See `Executor.logits`."""
         self.dropout.masks = self.addition.added = None
+        self.hidden.wanted = False
         logits = []
         for row, ids in zip(rows, inputs, strict=True):
             self._bind(row)

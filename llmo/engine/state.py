@@ -100,12 +100,14 @@ class State:
         step: Environment steps taken.
         mixture: Sampling weights of the three slots.
         source_loss: Last known training loss of each slot; NaN for one never sampled.
-        loss: Last validation loss.
+        loss: Last validation loss, of an ensemble where it predicts.
+        own_loss: That of the present weights alone.
         best_loss: That of the best so far: the lowest, where size has no price.
         priced: The last with the price of size in it.
         best_priced: The lowest of those so far.
         stopped: Whether the run has ended of its own accord.
         best_state: Settings, adapter, rank and structure at the lowest; None before it.
+        best_others: Of each that predicted along then: kind of adapter, structure, and share in the mean.
         teacher_loss: Validation loss of the teacher; NaN without one.
         averaged_steps: Optimizer steps in the averaged weights.
         collected: Ends of intervals in the mean of stochastic weight averaging; 0 while there is none.
@@ -130,11 +132,13 @@ class State:
     mixture: NDArray[np.float64] = field(default_factory=lambda: np.full(3, 1 / 3))
     source_loss: NDArray[np.float64] = field(default_factory=lambda: np.full(3, np.nan))
     loss: float = math.inf
+    own_loss: float = math.inf
     best_loss: float = math.inf
     priced: float = math.inf
     best_priced: float = math.inf
     stopped: bool = False
     best_state: tuple[Hyperparameters, Adapter, int, Structure] | None = None
+    best_others: tuple[tuple[Adapter, Structure, float], ...] = ()
     teacher_loss: float = math.nan
     averaged_steps: int = 0
     collected: int = 0
@@ -153,12 +157,20 @@ class State:
         return min(1.0, self.spent / self.problem.budget)
 
     @property
+    def members(self) -> tuple[str, ...]:
+        """Registers whose weights predict along with the present ones."""
+        return () if self.hyperparameters.prediction == "alone" else tuple(sorted(self.registers))
+
+    @property
     def program(self) -> tuple[object, ...]:
-        """What its passes need that others do not: a temperature, added inputs, gradients by sequence, a size."""
+        """What its passes need that others do not.
+
+        That is a temperature, additions to the inputs, gradients by sequence, a size, predictions of what is read.
+        """
         settings = self.hyperparameters
         tempered = settings.distillation != "off" and settings.temperature > 0
-        added = settings.perturbation in ("noise", "fgm", "pgd")
-        return tempered, added, self.problem.privacy is not None, self.structure.removed
+        added, private = settings.perturbation in ("noise", "fgm", "pgd"), self.problem.privacy is not None
+        return tempered, added, private, self.structure.removed, settings.auxiliary > 0
 
     @property
     def epsilon(self) -> float:

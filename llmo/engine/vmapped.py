@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, vmap
 
+from llmo.engine.auxiliary import LastHidden, read_logits
 from llmo.engine.dropout import BlockDropout
 from llmo.engine.embedding import Addition
 from llmo.engine.executors import Batch
@@ -46,7 +47,7 @@ class Vmapped:
         self.interface = Interface(model.config, kind)
         self.layout = Layout(model)
         self.model = model.train()
-        self.dropout, self.addition = BlockDropout(model), Addition(model)
+        self.dropout, self.addition, self.hidden = BlockDropout(model), Addition(model), LastHidden(model)
 
     def _forward(
         self,
@@ -55,16 +56,21 @@ class Vmapped:
         positions: int,
         masks: Tensor | None = None,
         added: Tensor | None = None,
-    ) -> Tensor:
-        """Logits [n, B, P, C] of n replicas, by parameter name."""
+        hidden: bool = False,
+    ) -> tuple[Tensor, ...]:
+        """Logits [n, B, P, C] of n replicas, by parameter name; and their last hidden states [n, B, T, width]."""
+        self.hidden.wanted = hidden
 
-        def one(parameters: dict[str, Tensor], ids: Tensor, masks: Tensor | None, added: Tensor | None) -> Tensor:
+        def one(
+            parameters: dict[str, Tensor], ids: Tensor, masks: Tensor | None, added: Tensor | None
+        ) -> tuple[Tensor, ...]:
             self.dropout.masks, self.addition.added = masks, added
             given = self.interface.batchable(ids, positions)
-            return self.interface.logits(functional_call(self.model, parameters, kwargs=given))
+            logits = self.interface.logits(functional_call(self.model, parameters, kwargs=given))
+            return logits, *self.hidden.taken()
 
         dims = (0, 0, *(None if other is None else 0 for other in (masks, added)))
-        result: Tensor = vmap(one, in_dims=dims)(rows, inputs, masks, added)
+        result: tuple[Tensor, ...] = vmap(one, in_dims=dims)(rows, inputs, masks, added)
         return result
 
     def gradient(self, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
@@ -72,9 +78,14 @@ class Vmapped:
         # Each parameter is a leaf of its own: one flat leaf would get its gradient by a chain of padded sums.
         leaves = {name: view.detach().requires_grad_() for name, view in self.layout.unflatten(rows).items()}
         with torch.enable_grad():
-            logits = self._forward(leaves, batch.inputs, batch.positions, batch.masks, batch.added)
+            asked = batch.read is not None and self.interface.kind != "causal_lm"
+            logits, *hidden = self._forward(leaves, batch.inputs, batch.positions, batch.masks, batch.added, asked)
             trained, reported = batch.losses(logits)
-            pieces = torch.autograd.grad(batch.mean(trained).sum(), list(leaves.values()))
+            loss = batch.mean(trained)
+            if batch.read is not None:
+                predicted = read_logits(hidden[0], leaves[self.layout.embedding]) if hidden else logits[:, :, :-1]
+                loss = batch.with_auxiliary(loss, predicted)
+            pieces = torch.autograd.grad(loss.sum(), list(leaves.values()))
         return reported.detach().mean(-1), self.layout.join(pieces)
 
     def input_gradient(self, rows: Tensor, batch: Batch) -> Tensor:
@@ -83,10 +94,10 @@ class Vmapped:
         added = batch.added.detach().requires_grad_()
         with torch.enable_grad():
             views = self.layout.unflatten(rows)
-            trained, _ = batch.losses(self._forward(views, batch.inputs, batch.positions, batch.masks, added))
+            trained, _ = batch.losses(self._forward(views, batch.inputs, batch.positions, batch.masks, added)[0])
             return torch.autograd.grad(trained.sum(), added)[0]
 
     @torch.no_grad()
     def logits(self, rows: Tensor, inputs: Tensor, positions: int) -> Tensor:
         """See `Executor.logits`."""
-        return self._forward(self.layout.unflatten(rows), inputs, positions)
+        return self._forward(self.layout.unflatten(rows), inputs, positions)[0]

@@ -43,8 +43,16 @@ class Weights(Replicas):
         return self.structures.present(structure).to(self.device)
 
     def delivered(self, row: int) -> Tensor:
-        """What a row delivers, [1, P]: the best by validation, an adapter of its own merged; the first before that."""
-        return self.saved_weights(row, "best")[None].clone()
+        """What a row delivers, [m, P]: the best by validation, an adapter of its own merged; the first before that.
+
+        Of an ensemble the weights that were trained then come first; of one model m is 1.
+        """
+        here, others = self.rows[row], self.states[row].best_others
+        saved = [
+            self._merged(*here.saved(f"best.{place}"), adapter, structure)
+            for place, (adapter, structure, _) in enumerate(others)
+        ]
+        return torch.stack([self.saved_weights(row, "best"), *saved])
 
     def saved_weights(self, row: int, name: str) -> Tensor:
         """Effective weights [P] that were saved under a name, or that the best validation had (`best`)."""

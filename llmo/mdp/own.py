@@ -163,9 +163,11 @@ def own_spec(own: OwnProblem, menu: tuple[str, ...] = MENU) -> EnvSpec:
             rank=own.rank,
         )
 
+    # Nothing is old or private, and a model that is saved predicts alone.
+    never = ("replay", "noise", "predict")
     return EnvSpec(
         own.name,
-        tuple(action for action in menu if action not in frozen and not action.startswith(("replay", "noise"))),
+        tuple(action for action in menu if action not in frozen and not action.startswith(never)),
         draw,
         _builder(own),
         frozen_base=lambda instance: own.name if own.rank else "",

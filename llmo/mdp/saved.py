@@ -68,6 +68,9 @@ def unpack(
     fields["best_state"] = (
         None if best is None else (Hyperparameters(**best[0]), best[1], best[2], Structure.loaded(best[3]))
     )
+    fields["best_others"] = tuple(
+        (adapter, Structure.loaded(structure), share) for adapter, structure, share in fields["best_others"]
+    )
     registers = fields.get("registers", {})
     fields["registers"] = {
         name: (Hyperparameters(**one[0]), *one[1:4], Structure.loaded(one[4])) for name, one in registers.items()

@@ -11,6 +11,8 @@ from llmo.engine.run import Run
 from llmo.hyperparameters import DROPOUT_LEVELS
 from llmo.mdp.instances import draw_rescaled_instance
 from llmo.mdp.mixed_instances import draw_dirty_instance
+from llmo.mdp.own import own_spec
+from llmo.mdp.own_source import example_own
 from llmo.mdp.population import Population
 from llmo.mdp.problem import build_problem
 from llmo.mdp.spec import env_spec
@@ -87,6 +89,22 @@ def test_a_rate_stays_relative_when_the_optimizer_changes(run: Run) -> None:
         assert run.weight_decay(0) * run.default_rate(0) == pytest.approx(
             run.states[0].hyperparameters.weight_decay * run.default_rate(0) / _factor(run)
         )
+
+
+def test_registers_predict_along_once_something_is_in_them(run: Run) -> None:
+    together = ("predict_average", "predict_vote")
+    assert not any(allowed(run, name) for name in (*together, "predict_alone"))
+    take(run, "save_1")
+    assert not allowed(run, "predict_vote"), "for classes only"
+    take(run, "predict_average")
+    assert not allowed(run, "predict_average")
+    take(run, "predict_alone")
+    assert allowed(run, "predict_average")
+
+
+def test_a_model_of_ones_own_predicts_alone() -> None:
+    menu = own_spec(example_own(), WHOLE_MENU).menu
+    assert "auxiliary_more" in menu and not [name for name in menu if name.startswith("predict")]
 
 
 def _factor(run: Run) -> float:

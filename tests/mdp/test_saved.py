@@ -20,6 +20,7 @@ WALKS = {
         ["keep", "save_1", "swa_collect", "write_top_p", "anchor_set", "optimizer_schedule_free", "prune_more", "keep"],
         ["save_1", "optimizer_lion", "adapter_dora", "distil_best", "swap_1", "soup_load", "select_hard", "keep"],
         ["keep", "units_prune", "heads_prune", "save_2", "student_smaller", "units_widen", "keep"],
+        ["save_1", "predict_average", "save_3", "adapter_lora", "predict_alone", "predict_average"],
         ["keep", "quantise_int8", "save_3", "smooth_more", "perturb_noise", "batch_double", "keep"],
     ),
     "llmo/Continual-v0": (["keep"] * 15 + ["replay_more", "anchor_set", "keep"],),
