@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from llmo.hyperparameters import Adapter
-from llmo.kinds import Interface, Kind, auto_class
+from llmo.hyperparameters import VIRTUAL_TOKENS, Adapter
+from llmo.kinds import Interface, Kind, auto_class, key_values
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -52,11 +52,13 @@ def _count(
             for parameter in list(model.parameters())[:frozen]:
                 parameter.requires_grad_(False)
         if rank:
-            from peft import IA3Config, LoraConfig, PeftConfig, get_peft_model
+            from peft import AdaLoraConfig, IA3Config, LoraConfig, PeftConfig, get_peft_model
 
             settings: PeftConfig = IA3Config()
-            if adapter != "ia3":
-                targets = list(target_modules) or "all-linear"
+            targets = list(target_modules) or "all-linear"
+            if adapter == "adalora":
+                settings = AdaLoraConfig(init_r=rank, target_modules=targets, total_step=1)
+            elif adapter != "ia3":
                 settings = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=targets, use_dora=adapter == "dora")
             with warnings.catch_warnings():
                 # PEFT 0.21 reads a property that transformers 5.23 has renamed, and says how it treats GPT-2's layers.
@@ -71,12 +73,19 @@ def _count(
             model(**given)
         return float(counter.get_total_flops())
 
-    # DoRA multiplies its factors once a pass: of many sequences where it only looks, of a few where it trains.
-    once = rank and adapter == "dora"
+    # DoRA multiplies its factors once a pass: of many sequences where it only looks, of a few where it trains. So does
+    # AdaLoRA, whose penalty PEFT adds to losses only.
+    once = rank and adapter in ("dora", "adalora")
     forward, few = (passed(2) - passed(1), 2) if once else (passed(1), 1)
     given = interface.arguments(torch.zeros(few, tokens, dtype=torch.long), positions)
     with FlopCounterMode(display=False) as counter:
-        model(**given).logits.sum().backward()
+        total = model(**given).logits.sum()
+        if adapter == "adalora":
+            for name, parameter in model.named_parameters():
+                if "lora_A" in name or "lora_B" in name:
+                    vectors = parameter if "lora_A" in name else parameter.T
+                    total = total + (vectors @ vectors.T).norm()
+        total.backward()
     return Cost(forward, counter.get_total_flops() / few)
 
 
@@ -118,9 +127,15 @@ def sequence_cost(
         kind: Of the model.
         positions: How many predictions a sequence is asked for; 0 for one a token.
         adapter: Kind of the adapter, where there is one.
-        frozen: How many of the model's parameters, in its order, are not trained.
+        frozen: How many of the model's parameters, in its order, are not trained; all of them with virtual tokens.
     """
+    if adapter == "prompt":
+        longer = tokens + VIRTUAL_TOKENS
+        forward = sequence_cost(config, longer, kind=kind, positions=positions).forward
+        return Cost(forward, input_gradient_cost(config, longer, kind, positions))
     text = config.to_json_string(use_diff=True)
+    if adapter == "prefix":
+        return _count_prefix(text, config.model_type, tokens, kind)
     plain = "lora" if adapter == "full" else adapter
     return _count(text, config.model_type, tokens, rank, target_modules, kind, positions or tokens, plain, frozen)
 
@@ -147,3 +162,26 @@ def _count_inputs(config: str, model_type: str, tokens: int, kind: Kind, positio
     with FlopCounterMode(display=False) as counter:
         model(**given).logits.sum().backward()
     return float(counter.get_total_flops())
+
+
+@lru_cache(maxsize=64)
+def _count_prefix(config: str, model_type: str, tokens: int, kind: Kind) -> Cost:
+    """FLOPs with keys and values of virtual tokens before a sequence of a decoder, which alone are trained."""
+    from transformers import DynamicCache
+
+    model, made = _model(config, model_type, kind)
+    model.requires_grad_(False)
+    blocks, heads, width = key_values(made)
+    given = Interface(made, kind).arguments(torch.zeros(1, tokens, dtype=torch.long), tokens)
+    given["attention_mask"] = torch.ones(1, VIRTUAL_TOKENS + tokens)
+    found = []
+    for trained in (False, True):
+        cache = DynamicCache()
+        for block in range(blocks):
+            cache.update(*torch.zeros(2, 1, heads, VIRTUAL_TOKENS, width, requires_grad=trained), block)
+        with FlopCounterMode(display=False) as counter, torch.set_grad_enabled(trained):
+            total = model(**given, past_key_values=cache).logits.sum()
+            if trained:
+                total.backward()
+        found.append(float(counter.get_total_flops()))
+    return Cost(*found)

@@ -18,7 +18,11 @@ Perturbation = Literal["off", "noise", "fgm", "pgd", "swaps"]
 Optimizer = Literal["adamw", "sgd", "lion", "schedule_free"]
 Prediction = Literal["alone", "average", "vote"]
 Start = Literal["scratch", "pretrained"]
-Adapter = Literal["full", "lora", "dora", "ia3"]
+Adapter = Literal["full", "lora", "dora", "ia3", "adalora", "prompt", "prefix"]
+VIRTUAL: tuple[Adapter, ...] = ("prompt", "prefix")
+"""Adapters that change no weights: virtual tokens before the sequence, or their keys and values."""
+VIRTUAL_TOKENS = 8
+"""How many there are."""
 
 RATE_RANGE = (1e-3, 1e3)
 """Lowest and highest learning rate, as multiples of the default rate."""
@@ -41,7 +45,15 @@ LEVELS: dict[str, tuple[float, ...]] = {
     "auxiliary": (0.0, 0.1, 0.5, 1.0),
 }
 """Values of the hyperparameters that are turned one level at a time."""
-ADAPTER_FACTORS: dict[Adapter, float] = {"full": 1.0, "lora": 2.0, "dora": 2.0, "ia3": 5.0}
+ADAPTER_FACTORS: dict[Adapter, float] = {
+    "full": 1.0,
+    "lora": 2.0,
+    "dora": 2.0,
+    "ia3": 5.0,
+    "adalora": 5.0,
+    "prompt": 5.0,
+    "prefix": 5.0,
+}
 """Default rate with each kind of adapter over that of all weights."""
 OPTIMIZER_FACTORS: dict[Optimizer, float] = {"adamw": 1.0, "sgd": 0.1, "lion": 0.2, "schedule_free": 1.0}
 """Default rate of each optimizer over AdamW's; of SGD with momentum, times the root of the number of parameters.

@@ -72,6 +72,13 @@ def sees_ahead(config: PretrainedConfig) -> bool:
     return type(config) in AutoModelForMaskedLM._model_mapping
 
 
+def key_values(config: PretrainedConfig) -> tuple[int, int, int]:
+    """Blocks, heads of keys and values in each, and the width of a head, of a decoder."""
+    heads: int = config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // heads
+    return config.num_hidden_layers, getattr(config, "num_key_value_heads", heads), width
+
+
 @lru_cache(maxsize=16)
 def _causal(tokens: int, device: torch.device) -> tuple[Tensor, Tensor]:
     mask = torch.full((tokens, tokens), torch.finfo(torch.float32).min).triu(1)[None, None]

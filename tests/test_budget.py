@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from peft import IA3Config, LoraConfig, get_peft_model
+from peft import AdaLoraConfig, IA3Config, LoraConfig, PeftConfig, get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
 
 from llmo.budget import sequence_cost
@@ -56,18 +56,21 @@ def test_counting_leaves_torchs_random_state_alone_and_is_remembered() -> None:
     assert sequence_cost(llama_config(ModelShape(12, 1)), 12).train > 2 * first.train
 
 
-@pytest.mark.parametrize("adapter", ["dora", "ia3"])
+@pytest.mark.parametrize("adapter", ["dora", "ia3", "adalora"])
 def test_other_adapters_cost_what_peft_costs(adapter: str) -> None:
-    """Within 5%: a validation pass of 32 sequences, and a training pass of two."""
+    """Within 5%: a validation pass of 32 sequences, and a training pass of two, with AdaLoRA's penalty."""
     config = llama_config(SHAPE)
-    settings: LoraConfig | IA3Config = IA3Config()
+    settings: PeftConfig = IA3Config()
+    if adapter == "adalora":
+        settings = AdaLoraConfig(init_r=4, target_modules="all-linear", total_step=1, task_type="CAUSAL_LM")
     if adapter == "dora":
         settings = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", use_dora=True)
     peft = get_peft_model(build_model(SHAPE, 0), settings)
     with FlopCounterMode(display=False) as forward, torch.no_grad():
         peft(input_ids=torch.zeros(32, TOKENS, dtype=torch.long))
     with FlopCounterMode(display=False) as both:
-        peft(input_ids=torch.zeros(2, TOKENS, dtype=torch.long)).logits.sum().backward()
-    cost = sequence_cost(config, TOKENS, 4 if adapter == "dora" else 1, adapter=adapter)  # type: ignore[arg-type]
+        ids = torch.zeros(2, TOKENS, dtype=torch.long)
+        peft(input_ids=ids, labels=ids).loss.backward()
+    cost = sequence_cost(config, TOKENS, 1 if adapter == "ia3" else 4, adapter=adapter)  # type: ignore[arg-type]
     assert 32 * cost.forward == pytest.approx(forward.get_total_flops(), rel=0.05)
     assert 2 * cost.train == pytest.approx(both.get_total_flops(), rel=0.05)

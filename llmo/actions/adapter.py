@@ -7,7 +7,7 @@ from llmo.engine.adapter_kinds import KINDS, rescalable
 from llmo.engine.layout import MAX_RANK
 from llmo.engine.run import Run
 from llmo.engine.structure import WHOLE_MODEL
-from llmo.hyperparameters import Adapter
+from llmo.hyperparameters import VIRTUAL, Adapter
 from llmo.registry import actions
 
 
@@ -26,7 +26,7 @@ class AdapterLora(Action):
 
 @actions.register("adapter_full")
 class AdapterFull(Action):
-    """Merge the adapter and train all weights."""
+    """Merge the adapter, or drop virtual tokens, and train all weights."""
 
     def allowed(self, run: Run, row: int) -> bool:
         """While an adapter is on, and what it is on can be trained."""
@@ -43,9 +43,9 @@ class AdapterMerge(Action):
     """Merge the adapter into the base and start a fresh one (ReLoRA, Lialin et al. 2023)."""
 
     def allowed(self, run: Run, row: int) -> bool:
-        """While an adapter is on, and what it is on can be trained."""
+        """While an adapter is on that can be merged, and what it is on can be trained."""
         state = run.states[row]
-        return state.rank > 0 and not state.hyperparameters.quantised
+        return state.rank > 0 and state.adapter not in VIRTUAL and not state.hyperparameters.quantised
 
     def apply(self, run: Run, row: int) -> None:
         """See the class."""
@@ -57,9 +57,9 @@ class AdapterRankUp(Action):
     """Double the adapter's rank, keeping what it has learned."""
 
     def allowed(self, run: Run, row: int) -> bool:
-        """While an adapter with factors is on and has room."""
+        """While an adapter on which new factors can be put is on and has room."""
         state = run.states[row]
-        return 0 < state.rank < MAX_RANK and KINDS[state.adapter].ranked
+        return 0 < state.rank < MAX_RANK and state.adapter in KINDS and KINDS[state.adapter].grows
 
     def apply(self, run: Run, row: int) -> None:
         """See the class."""
@@ -108,9 +108,41 @@ class AdapterIa3(FreshAdapter):
         return super().allowed(run, row) and rescalable(run.layout)
 
 
+@actions.register("adapter_adalora")
+class AdapterAdaLora(FreshAdapter):
+    """Freeze the weights and train a fresh AdaLoRA adapter, whose ranks differ by layer (Zhang et al. 2023)."""
+
+    adapter = "adalora"
+
+
+class FreshVirtual(FreshAdapter):
+    """Freeze the weights and train virtual tokens before every sequence; see `llmo/engine/virtual.py`."""
+
+    def allowed(self, run: Run, row: int) -> bool:
+        """While something else is trained, for one task and not in private, by a whole decoder whose rows have room."""
+        state = run.states[row]
+        room = run.layout.virtual < run.layout.width and state.problem.privacy is None
+        plain = state.structure == WHOLE_MODEL and not state.hyperparameters.auxiliary
+        return room and plain and super().allowed(run, row)
+
+
+@actions.register("adapter_prompt")
+class AdapterPrompt(FreshVirtual):
+    """Freeze the weights and train embeddings of virtual tokens (prompt tuning, Lester et al. 2021)."""
+
+    adapter = "prompt"
+
+
+@actions.register("adapter_prefix")
+class AdapterPrefix(FreshVirtual):
+    """Freeze the weights and train keys and values of virtual tokens (prefix tuning, Li and Liang 2021)."""
+
+    adapter = "prefix"
+
+
 @actions.register("adapter_rank_down")
 class AdapterRankDown(Action):
-    """Halve the adapter's rank, keeping as much of what it has learned as that can hold."""
+    """Halve the adapter's rank, keeping as much of what it has learned as that can hold; AdaLoRA's over all layers."""
 
     def allowed(self, run: Run, row: int) -> bool:
         """While an adapter with factors is on and has more than one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from llmo.actions.action import Action
 from llmo.engine.run import Run
+from llmo.hyperparameters import VIRTUAL
 from llmo.registry import actions
 
 
@@ -12,8 +13,8 @@ class SwaCollect(Action):
     """Begin a mean of the weights at the end of every interval (SWA, Izmailov et al. 2018)."""
 
     def allowed(self, run: Run, row: int) -> bool:
-        """While none is being collected."""
-        return run.states[row].collected == 0
+        """While none is being collected, of weights without virtual tokens."""
+        return run.states[row].collected == 0 and run.states[row].adapter not in VIRTUAL
 
     def apply(self, run: Run, row: int) -> None:
         """See the class."""

@@ -121,5 +121,8 @@ WHOLE_MENU = (
     "predict_vote",
     "auxiliary_more",
     "auxiliary_less",
+    "adapter_adalora",
+    "adapter_prompt",
+    "adapter_prefix",
 )
 """Every way in which a language model in training can be improved here."""

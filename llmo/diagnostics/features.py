@@ -178,6 +178,9 @@ def _more_features() -> tuple[Feature, ...]:
         features.append(Feature(f"prediction_{choice}", "menu", meaning, read.setting("prediction", choice)))
     meaning = "levels of auxiliary above the default, over 2"
     features.append(Feature("auxiliary_level", "menu", meaning, read.level("auxiliary")))
+    for kind in ("adalora", "prompt", "prefix"):
+        meaning = f"whether a {kind} adapter is trained"
+        features.append(Feature(f"adapter_{kind}", "menu", meaning, read.adapter(kind)))
     return tuple(features)
 
 

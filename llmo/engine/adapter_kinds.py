@@ -1,8 +1,9 @@
 """Adapters that a row can train on weights of its own, by kind: how each changes the weights, and its gradient.
 
-Each is what PEFT calls so: LoRA (Hu et al. 2021), DoRA (Liu et al. 2024, "Weight-decomposed low-rank adaptation") and
-IA3 (Liu et al. 2022, "Few-shot parameter-efficient fine-tuning"). All are changes of weights, so that rows of different
-kinds run through one program; the chain rule gives their gradients from the gradient in the changed weights.
+Each is what PEFT calls so: LoRA (Hu et al. 2021), DoRA (Liu et al. 2024, "Weight-decomposed low-rank adaptation"), IA3
+(Liu et al. 2022, "Few-shot parameter-efficient fine-tuning") and AdaLoRA (Zhang et al. 2023, "Adaptive budget
+allocation for parameter-efficient fine-tuning"). All are changes of weights, so that rows of different kinds run
+through one program; the chain rule gives their gradients from the gradient in the changed weights.
 """
 
 from __future__ import annotations
@@ -14,9 +15,15 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from llmo.engine.adapters import adapter_gradient, grow, merge
-from llmo.engine.layout import Layout, Linear
+from llmo.engine.adapters import SCALING, adapter_gradient, grow, merge
+from llmo.engine.layout import MAX_RANK, Layout, Linear
+from llmo.engine.low_rank import shrink
 from llmo.hyperparameters import Adapter
+
+START_DEVIATION = 0.02
+"""Standard deviation of AdaLoRA's vectors at the start, as PEFT has it."""
+ORTHOGONALITY = 0.5
+"""Factor on AdaLoRA's penalty: the mean of |A A' - I| and |B' B - I| over all layers, as PEFT has it."""
 
 
 class AdapterKind(ABC):
@@ -24,6 +31,8 @@ class AdapterKind(ABC):
 
     ranked: bool = True
     """Whether it has factors of some rank."""
+    grows: bool = True
+    """Whether that rank can be raised."""
 
     @abstractmethod
     def begin(self, layout: Layout, weights: Tensor, row: Tensor, rank: int, seed: int) -> None:
@@ -36,6 +45,10 @@ class AdapterKind(ABC):
     @abstractmethod
     def gradient(self, layout: Layout, gradient: Tensor, weights: Tensor, rows: Tensor) -> Tensor:
         """Gradient of the rows [n, Q], from that in the changed weights [n, P] and the weights without the adapter."""
+
+    def shrink(self, layout: Layout, row: Tensor, rank: int) -> None:
+        """Bring one row [Q] from twice a rank to that rank, in place."""
+        shrink(layout, row, rank)
 
     def width(self, layout: Layout) -> int:
         """How much of a row it uses."""
@@ -102,7 +115,7 @@ class Dora(Lora):
 class Ia3(AdapterKind):
     """Keys and values are rescaled, and what the second layer of each feed-forward block reads."""
 
-    ranked = False
+    ranked = grows = False
 
     def begin(self, layout: Layout, weights: Tensor, row: Tensor, rank: int, seed: int) -> None:
         """See `AdapterKind.begin`."""
@@ -125,7 +138,62 @@ class Ia3(AdapterKind):
         return result
 
 
-KINDS: dict[Adapter, AdapterKind] = {"lora": Lora(), "dora": Dora(), "ia3": Ia3()}
+class AdaLora(AdapterKind):
+    """W + 2 B diag(E) A, whose rows of A and columns of B are held near to orthonormal; ranks differ by layer.
+
+    The scaling is PEFT's with ``lora_alpha = 2 init_r``, and stays so when triplets of a singular value and its two
+    vectors are dropped.
+    """
+
+    grows = False
+
+    def begin(self, layout: Layout, weights: Tensor, row: Tensor, rank: int, seed: int) -> None:
+        """See `AdapterKind.begin`."""
+        generator = torch.Generator().manual_seed(seed)
+        for linear in layout.linears:
+            a, b = (factor[0] for factor in linear.factors(row[None]))
+            a[:rank].copy_(START_DEVIATION * torch.randn(rank, linear.inputs, generator=generator))
+            b[:, :rank].copy_(START_DEVIATION * torch.randn(linear.outputs, rank, generator=generator))
+
+    def merge(self, layout: Layout, weights: Tensor, rows: Tensor) -> Tensor:
+        """See `AdapterKind.merge`."""
+        for linear in layout.linears:
+            a, e, b = _triplets(linear, rows)
+            linear.matrices(weights).add_(torch.bmm(b, e[:, :, None] * a), alpha=SCALING)
+        return weights
+
+    def gradient(self, layout: Layout, gradient: Tensor, weights: Tensor, rows: Tensor) -> Tensor:
+        """See `AdapterKind.gradient`; that of the penalty is in it."""
+        result = torch.zeros_like(rows)
+        share = ORTHOGONALITY / (2 * len(layout.linears))
+        for linear in layout.linears:
+            dw, (a, e, b), (da, de, db) = linear.matrices(gradient), _triplets(linear, rows), _triplets(linear, result)
+            scaled = SCALING * torch.bmm(b.transpose(1, 2), dw)
+            de.copy_((scaled * a).sum(2))
+            da.copy_(scaled * e[:, :, None]).add_(_orthogonality(a), alpha=share)
+            db.copy_(torch.bmm(dw, (e[:, :, None] * a).transpose(1, 2))).mul_(SCALING)
+            db.add_(_orthogonality(b.transpose(1, 2)).transpose(1, 2), alpha=share)
+        return result
+
+    def shrink(self, layout: Layout, row: Tensor, rank: int) -> None:
+        """Drop the least important half of the triplets of all layers together.
+
+        What counts is how much a triplet changes its layer: its singular value's magnitude (the paper's section 3.3),
+        times the norms of its vectors, which are not quite 1.
+        """
+        triplets = [_triplets(linear, row[None]) for linear in layout.linears]
+        norms = [(e.abs() * a.norm(dim=2) * b.norm(dim=1))[0] for a, e, b in triplets]
+        alive = torch.stack([a[0].any(1) for a, _, _ in triplets], 1)
+        # By places first: of those that are alike each layer keeps as many.
+        importance = torch.where(alive, torch.stack(norms, 1), -1.0)
+        order = importance.flatten().argsort(descending=True, stable=True)
+        kept = torch.zeros(alive.numel(), dtype=torch.bool, device=row.device)
+        kept[order[: int(alive.sum()) // 2]] = True
+        for (a, e, b), here in zip(triplets, kept.view_as(alive).T, strict=True):
+            a[0, ~here], e[0, ~here], b[0, :, ~here] = 0.0, 0.0, 0.0
+
+
+KINDS: dict[Adapter, AdapterKind] = {"lora": Lora(), "dora": Dora(), "ia3": Ia3(), "adalora": AdaLora()}
 
 
 def merge_kinds(layout: Layout, weights: Tensor, rows: Tensor, kinds: Sequence[Adapter]) -> Tensor:
@@ -165,6 +233,19 @@ def _norms(matrices: Tensor) -> Tensor:
     return matrices.norm(dim=2).clamp_(min=1e-12)
 
 
+def _triplets(linear: Linear, rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """AdaLoRA's A [n, R, inputs], singular values [n, R] and B [n, outputs, R]: views of adapter rows [n, Q]."""
+    a, b = linear.factors(rows)
+    return a, linear.scales(rows, MAX_RANK), b
+
+
+def _orthogonality(vectors: Tensor) -> Tensor:
+    """Gradient of |V V' - I| (Frobenius) in V [n, R, width], of which rows of zeros do not count."""
+    distance = torch.bmm(vectors, vectors.transpose(1, 2)) - torch.diag_embed(vectors.any(2).to(vectors))
+    norm = distance.flatten(1).norm(dim=1).clamp_(min=1e-12)
+    return 2 * torch.bmm(distance, vectors) / norm[:, None, None]
+
+
 def _rescaled(layout: Layout) -> Iterator[tuple[Linear, int, bool]]:
     """Which layers IA3 rescales: each with how many scales, and whether they are of its inputs."""
     targets, feed_forward = ia3_targets(layout.model_type)
@@ -191,38 +272,3 @@ def ia3_targets(model_type: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     targets = constants.TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING.get(model_type, ())
     feed_forward = constants.TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING.get(model_type, ())
     return tuple(f".{name}" for name in targets), tuple(f".{name}" for name in feed_forward)
-
-
-def shrink(layout: Layout, row: Tensor, rank: int) -> None:
-    """Bring the factors of one adapter row [Q] to a lower rank, in place: the nearest to what they were."""
-    for linear in layout.factors:
-        a, b = (factor[0] for factor in linear.factors(row[None]))
-        _fill(a, b, *_nearest(b, a, rank))
-
-
-def average_factors(layout: Layout, row: Tensor, other: Tensor, rank: int) -> None:
-    """Bring the factors of one adapter row [Q] to the nearest of a rank to its mean with another, in place."""
-    for linear in layout.factors:
-        (a, b), (other_a, other_b) = (
-            (factor[0] for factor in linear.factors(adapter[None])) for adapter in (row, other)
-        )
-        both = torch.cat([b, other_b], 1) / 2, torch.cat([a, other_a], 0)
-        _fill(a, b, *_nearest(*both, rank))
-
-
-def _fill(a: Tensor, b: Tensor, right: Tensor, left: Tensor) -> None:
-    a.zero_()
-    b.zero_()
-    a[: len(right)], b[:, : len(right)] = right, left
-
-
-def _nearest(b: Tensor, a: Tensor, rank: int) -> tuple[Tensor, Tensor]:
-    """Factors A and B of the nearest matrix of a rank to b a (Eckart and Young 1936), evenly shared out."""
-    # By way of QR, so that no matrix of the layer's size is taken apart.
-    qb, rb = torch.linalg.qr(b)
-    qa, ra = torch.linalg.qr(a.T)
-    u, s, vh = torch.linalg.svd(rb @ ra.T)
-    # A layer may be smaller than the rank.
-    kept = min(rank, len(s))
-    root = s[:kept].sqrt()
-    return root[:, None] * (vh[:kept] @ qa.T), (qb @ u[:, :kept]) * root

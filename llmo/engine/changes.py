@@ -7,15 +7,16 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from llmo.engine.adapter_kinds import KINDS, average_factors, shrink
+from llmo.engine.adapter_kinds import KINDS
 from llmo.engine.adapters import adapted, grow
 from llmo.engine.compressing import prune, pruned, quantise, relative_size
 from llmo.engine.layout import MAX_RANK
+from llmo.engine.low_rank import average_factors
 from llmo.engine.other_optimizers import begin
 from llmo.engine.own_data import OwnData
 from llmo.engine.structure import WHOLE_MODEL, Structure
 from llmo.errors import LlmoError
-from llmo.hyperparameters import Adapter, Hyperparameters, Optimizer
+from llmo.hyperparameters import VIRTUAL, Adapter, Hyperparameters, Optimizer
 
 FRESH_RANK = 4
 
@@ -33,7 +34,10 @@ class Changes(OwnData):
         self._begin_optimizer(row)
 
     def fresh_adapter(self, row: int, adapter: Adapter = "lora") -> None:
-        """Freeze the weights and train a fresh adapter, of rank `FRESH_RANK`; one in place is merged first."""
+        """Freeze the weights and train a fresh adapter, of rank `FRESH_RANK`; one in place is merged first.
+
+        Virtual tokens cannot be merged: they go.
+        """
         self.merge_adapter(row)
         self.release(row)
         self.change(row, frozen=0)
@@ -41,6 +45,11 @@ class Changes(OwnData):
         state, here = self.states[row], self.rows[row]
         if self.frozen:
             self._grow(row, FRESH_RANK)
+        elif adapter in VIRTUAL:
+            assert self._virtual is not None
+            self._virtual.fronted.begin(here.own_full().values[0], adapter, self._seed(row))
+            state.rank = 1
+            self._begin_anew(row)
         else:
             moments, weights = here.own_lora(), here.weights
             KINDS[adapter].begin(self.layout, weights, moments.values[0], FRESH_RANK, self._seed(row))
@@ -60,17 +69,20 @@ class Changes(OwnData):
         self._grow(row, min(MAX_RANK, 2 * self.states[row].rank))
 
     def shrink_adapter(self, row: int) -> None:
-        """Halve the adapter's rank, keeping as much of what it has learned as that can hold."""
+        """Halve the adapter's rank, keeping as much of what it has learned as can be; AdaLoRA's over all layers."""
         state, here = self.states[row], self.rows[row]
         moments = here.own_full() if self.frozen else here.own_lora()
         state.rank //= 2
-        shrink(self.layout, moments.values[0], state.rank)
+        KINDS[state.adapter].shrink(self.layout, moments.values[0], state.rank)
         self._begin_optimizer(row)
 
     def merge_adapter(self, row: int) -> None:
-        """Merge an adapter into the weights and train all of them; nothing happens without one."""
+        """Merge an adapter into the weights and train all of them; nothing happens without one, virtual tokens go."""
         state = self.states[row]
         if not state.rank:
+            return
+        if state.adapter in VIRTUAL:
+            self._drop_virtual(row)
             return
         merged, full = self.effective([row])[0], self.rows[row].own_full()
         self.rows[row].drop_adapter()
@@ -81,6 +93,19 @@ class Changes(OwnData):
         begin(full, 0, self._optimizer(row))
         self._keep_relative_rate(row, "full")
         state.rank = 0
+
+    def _drop_virtual(self, row: int) -> None:
+        """Train all weights again, as they were before there were virtual tokens."""
+        self.rows[row].own_full().values[0, self.layout.virtual :] = 0
+        self._keep_relative_rate(row, "full")
+        self.states[row].rank = 0
+        self._begin_anew(row)
+
+    def _begin_anew(self, row: int) -> None:
+        """Forget moments and averages that were there with other virtual tokens, or none."""
+        self._begin_optimizer(row)
+        self.rows[row].own_average()[0] = self.effective([row])[0]
+        self.states[row].averaged_steps = 0
 
     def _grow(self, row: int, rank: int) -> None:
         state, seed = self.states[row], self._seed(row)
@@ -221,7 +246,7 @@ class Changes(OwnData):
     def mixes(self, row: int) -> bool:
         """Whether weights can be averaged in a row: those that an adapter multiplies cannot, nor those on a grid."""
         state = self.states[row]
-        return state.adapter in ("full", "lora") and not state.hyperparameters.quantised
+        return state.adapter in ("full", "lora", "adalora") and not state.hyperparameters.quantised
 
     def can_average_adapters(self, row: int) -> bool:
         """Whether a LoRA adapter and another one, that of the best validation, are on the same weights."""

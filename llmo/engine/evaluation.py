@@ -19,6 +19,7 @@ from llmo.engine.scoring import score_in_passes
 from llmo.engine.smaller import Smaller
 from llmo.engine.soup import greedy_soup
 from llmo.engine.structure import WHOLE_MODEL
+from llmo.hyperparameters import VIRTUAL
 from llmo.measurement import Measurement
 
 _EVALUATED_AT_ONCE = {"cpu": 4}
@@ -114,7 +115,7 @@ class Evaluation(Changes):
             sums.update_ratio = self._first_change(row)
         seen = sums.source_count > 0
         state.source_loss[seen] = sums.source_loss[seen] / sums.source_count[seen]
-        if state.collected and sums.steps and not state.diverged:
+        if state.collected and sums.steps and not state.diverged and state.adapter not in VIRTUAL:
             self.collect(row)
         if state.hyperparameters.mixing == "tracking" and sums.steps and not state.diverged:
             state.mixture = tracking_mixture(state.mixture, state.source_loss, state.own_loss)
@@ -126,10 +127,12 @@ class Evaluation(Changes):
         # A mean of weights that were pruned apart would have to be pruned again.
         if state.best_state is None or self.frozen or not self.mixes(row) or state.hyperparameters.sparsity:
             return []
-        if state.best_state[3] != state.structure or state.members or state.best_others:
+        best, structure = state.best_state[1], state.best_state[3]
+        if best in VIRTUAL or structure != state.structure or state.members or state.best_others:
             # The loss of an ensemble is none that a soup could be measured by.
             return []
-        losses = {name: saved[3] for name, saved in state.registers.items() if saved[4] == state.structure}
+        same = {name: saved for name, saved in state.registers.items() if saved[4] == structure}
+        losses = {name: saved[3] for name, saved in same.items() if saved[1] not in VIRTUAL}
         if state.loss > state.best_loss:
             losses["current"] = state.loss
         names = sorted(losses, key=lambda name: losses[name])

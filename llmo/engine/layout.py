@@ -31,7 +31,8 @@ class Linear:
         outputs: Features out.
         inputs: Features in.
         transposed: Whether the weight is [inputs, outputs], as GPT-2's `Conv1D` keeps it.
-        scale: First place of its scales in the adapter row: one for each output, or each input, whichever are more.
+        scale: First place of its scales in the adapter row: one for each output, each input or each place of the rank,
+            whichever are most.
     """
 
     name: str
@@ -57,7 +58,7 @@ class Linear:
         return a, b
 
     def scales(self, adapters: Tensor, count: int) -> Tensor:
-        """The layer's scales in adapter rows [n, Q]: a view [n, count], of its outputs or of its inputs."""
+        """The layer's scales in adapter rows [n, Q]: a view [n, count], of its outputs, inputs or ranks."""
         return adapters[:, self.scale : self.scale + count]
 
 
@@ -89,20 +90,20 @@ class Layout:
         self.shapes = tuple(p.shape for p in parameters.values())
         self.sizes = tuple(p.numel() for p in parameters.values())
         self.size = sum(self.sizes)
-        self.width = _padded(self.size)
+        self.width = padded(self.size)
         self.starts = tuple(accumulate((0, *self.sizes)))
         starts = dict(zip(self.names, self.starts, strict=False))
         self.linears: list[Linear] = []
         linears = list(_linears(model))
         position = 0
-        scale = self.factor_width = _padded(sum(MAX_RANK * (outputs + inputs) for _, outputs, inputs, _ in linears))
+        scale = self.factor_width = padded(sum(MAX_RANK * (outputs + inputs) for _, outputs, inputs, _ in linears))
         for name, outputs, inputs, transposed in linears:
             a, b = position, position + MAX_RANK * inputs
             position = b + MAX_RANK * outputs
             self.linears.append(Linear(name, starts[f"{name}.weight"], a, b, outputs, inputs, transposed, scale))
-            scale += max(outputs, inputs)
+            scale += max(outputs, inputs, MAX_RANK)
         self.factors = self.linears
-        self.adapter_width = _padded(scale)
+        self.adapter_width = padded(scale)
         self.embedding = _embedding(model)
         self.model_type = str(getattr(getattr(model, "config", None), "model_type", ""))
         modules = {id(module): name for name, module in model.named_modules()}
@@ -116,6 +117,11 @@ class Layout:
             torch.full((size,), float(len(shape) > 1)) for size, shape in zip(self.sizes, self.shapes, strict=True)
         ]
         return torch.cat([*marks, torch.zeros(self.width - self.size)])
+
+    @property
+    def virtual(self) -> int:
+        """Where in a row virtual tokens begin; P where there is no room for any."""
+        return self.width
 
     def own(self, weights: Tensor) -> Tensor:
         """What of whole weights [size] lies in a row of this process: all of them."""
@@ -140,7 +146,8 @@ class Layout:
         }
 
 
-def _padded(size: int) -> int:
+def padded(size: int) -> int:
+    """The next multiple of a cache line."""
     return -(-size // ALIGNED) * ALIGNED
 
 

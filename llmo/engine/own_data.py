@@ -14,6 +14,7 @@ from llmo.engine.batches import draw_batches
 from llmo.engine.generating import BEAMS, Decoding, generate, worth_keeping
 from llmo.engine.intervals import left_out
 from llmo.engine.weights import Weights
+from llmo.hyperparameters import VIRTUAL
 from llmo.tasks.cleaning import places_left
 
 WRITTEN = 32
@@ -30,9 +31,10 @@ class OwnData(Weights):
 
     def can_predict_input(self, row: int) -> bool:
         """Whether a row can predict what it reads beside its task, which is not just that, and in one process."""
-        problem = self.states[row].problem
+        state, problem = self.states[row], self.states[row].problem
         other = self.interface.kind != "causal_lm" or problem.task.padded
-        return self._next_batch.predicts_input and other and problem.privacy is None and self.ranks is None
+        plain = problem.privacy is None and self.ranks is None and state.adapter not in VIRTUAL
+        return self._next_batch.predicts_input and other and plain
 
     def words(self, row: int) -> Words:
         """What is known of a row's tokens."""

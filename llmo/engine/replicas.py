@@ -7,6 +7,7 @@ everything random is counted, so restoring and continuing is bit-identical.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -33,8 +34,9 @@ from llmo.engine.soft_targets import teacher_loss
 from llmo.engine.state import Problem, Snapshot, State
 from llmo.engine.structure import WHOLE_MODEL, Structure
 from llmo.engine.structures import Structures
+from llmo.engine.virtual import VirtualTokens, can_have_virtual_tokens, with_virtual_tokens
 from llmo.errors import LlmoError
-from llmo.hyperparameters import Adapter, Hyperparameters, default_learning_rate
+from llmo.hyperparameters import VIRTUAL, VIRTUAL_TOKENS, Adapter, Hyperparameters, default_learning_rate
 from llmo.kinds import Interface, kind_of
 
 if TYPE_CHECKING:
@@ -51,6 +53,7 @@ class Replicas:
         frozen: Whether the model is frozen and rows hold LoRA factors; else every row has weights of its own.
         device: Where everything lies, such as ``cuda``; `accelerate launch` gives every rank its own.
         single: How one large model is trained, under the executor ``single``; None for the defaults.
+        virtual: Whether rows have room for virtual tokens, where the model and how it is trained allow them.
 
     Attributes:
         states: One a row; set by `load`.
@@ -65,6 +68,8 @@ class Replicas:
         LlmoError: The executor, the number of replicas or the device does not fit.
     """
 
+    _virtual: VirtualTokens | None = None
+
     def __init__(
         self,
         model: PreTrainedModel,
@@ -73,6 +78,7 @@ class Replicas:
         frozen: bool = False,
         device: str = "cpu",
         single: SingleSettings | None = None,
+        virtual: bool = False,
     ) -> None:
         if replicas < 1:
             raise LlmoError("replicas", replicas, "at least 1")
@@ -86,6 +92,10 @@ class Replicas:
         own = copy.deepcopy(model)
         make_plain(own)
         self.executor = make_executor(own, replicas, executor, frozen, self.device, self.single, self.ranks)
+        plain = not frozen and self.ranks is None and self.single == SingleSettings()
+        if virtual and plain and can_have_virtual_tokens(model):
+            self._virtual = with_virtual_tokens(self.executor, model, self.device)
+            self.executor = self._virtual
         self.layout = self.executor.layout
         self.structures = Structures(model, self.layout)
         # Each size would take a minute to compile.
@@ -170,21 +180,25 @@ class Replicas:
             self._costs[key] = sequence_cost(config, task.tokens, rank, modules, kind, task.positions, adapter, frozen)
         return self._costs[key]
 
-    def saved_cost(self, row: int, structure: Structure) -> float:
-        """FLOPs of a forward pass of one sequence through weights that are saved, an adapter of their own merged."""
+    def saved_cost(self, row: int, structure: Structure, adapter: Adapter = "full") -> float:
+        """FLOPs of a forward pass of one sequence through effective weights: adapters but virtual tokens are merged."""
         state = self.states[row]
+        if adapter in VIRTUAL:
+            return self.cost(1, state.problem, adapter).forward
         return self.cost(state.rank if self.frozen else 0, state.problem, structure=structure).forward
 
     def best_cost(self, row: int) -> float:
         """The same of the weights that a row delivers."""
-        return self.saved_cost(row, self.saved_structure(row, "best"))
+        best = self.states[row].best_state
+        adapter = self.states[row].adapter if best is None else best[1]
+        return self.saved_cost(row, self.saved_structure(row, "best"), adapter)
 
     def step_cost(self, row: int) -> float:
         """FLOPs of one batch of a row as it is set now."""
         state = self.states[row]
         settings, problem = state.hyperparameters, state.problem
         trained = self.cost(state.rank, problem, state.adapter, self._frozen_parameters(row), state.structure)
-        own, best = self.saved_cost(row, state.structure), self.best_cost(row)
+        own, best = self.saved_cost(row, state.structure, state.adapter), self.best_cost(row)
         soft = {
             "off": 0.0,
             "averaged": own,
@@ -196,7 +210,8 @@ class Replicas:
         harder = 0.0
         if passes := PASSES[settings.perturbation]:
             task, config = problem.task, self.structures.config(state.structure)
-            harder = passes * input_gradient_cost(config, task.tokens, self.interface.kind, task.positions)
+            tokens = task.tokens + (VIRTUAL_TOKENS if state.adapter == "prompt" else 0)
+            harder = passes * input_gradient_cost(config, tokens, self.interface.kind, task.positions)
             if settings.perturbation == "swaps":
                 # Every gradient in the inputs is multiplied with every embedding.
                 harder += 2.0 * task.tokens * self.config.hidden_size * self.config.vocab_size
@@ -257,7 +272,7 @@ class Replicas:
         """The published default rate for a row's size, start and adapter."""
         state = self.states[row]
         optimizer, size = state.hyperparameters.optimizer, self._size(state.structure)
-        return default_learning_rate(size, state.problem.start, state.adapter, optimizer, self._trained(state.rank))
+        return default_learning_rate(size, state.problem.start, state.adapter, optimizer, self._trained(state))
 
     def _size(self, structure: Structure) -> int:
         """Parameters of a model of a structure."""
@@ -265,9 +280,11 @@ class Replicas:
             self._sizes[structure.removed] = len(self.structures.places(structure))
         return self._sizes[structure.removed]
 
-    def _trained(self, rank: int) -> int:
-        """How many parameters an adapter of a rank trains on all layers; 0 for a rank of 0."""
-        return rank * sum(linear.inputs + linear.outputs for linear in self.layout.factors)
+    def _trained(self, state: State) -> int:
+        """How many parameters an adapter trains, one of some rank on all layers; 0 without one."""
+        if self._virtual is not None and state.adapter in VIRTUAL:
+            return math.prod(self._virtual.layout.shapes_of[state.adapter])
+        return state.rank * sum(linear.inputs + linear.outputs for linear in self.layout.factors)
 
     def relative_rate(self, row: int) -> float:
         """The rate before any decay, as a multiple of the default."""
@@ -280,7 +297,9 @@ class Replicas:
         return state.hyperparameters.weight_decay * adamw / self.default_rate(row)
 
     def first_trained(self, row: int) -> int:
-        """Where in a row the weights begin that are trained: behind the lowest layers that are frozen."""
+        """Where in a row begins what is trained: behind the lowest layers that are frozen, or behind all weights."""
+        if self.states[row].adapter in VIRTUAL:
+            return self.layout.virtual
         frozen = self.states[row].hyperparameters.frozen
         return self.layout.begins[frozen - 1] if frozen else 0
 

@@ -214,6 +214,8 @@ class Run(Restructuring):
                 )
             )
         losses, gradients = (torch.cat(parts) for parts in zip(*found, strict=True))
+        # Noise would make virtual tokens of the room for them.
+        gradients[:, self.layout.virtual :] = 0
         return losses, gradients
 
     def _empty(self, lanes: Lanes) -> dict[int, Tensor]:

@@ -15,7 +15,7 @@ from llmo.agent import Schedule
 from llmo.engine.privacy import Privacy
 from llmo.engine.rows import Tensors
 from llmo.engine.structure import WHOLE_MODEL, Structure
-from llmo.hyperparameters import Adapter, Hyperparameters, Start
+from llmo.hyperparameters import VIRTUAL, Adapter, Hyperparameters, Start
 from llmo.tasks.task import Task
 
 
@@ -165,12 +165,13 @@ class State:
     def program(self) -> tuple[object, ...]:
         """What its passes need that others do not.
 
-        That is a temperature, additions to the inputs, gradients by sequence, a size, predictions of what is read.
+        That is a temperature, added inputs, gradients by sequence, a size, predictions of what is read, virtual tokens.
         """
         settings = self.hyperparameters
         tempered = settings.distillation != "off" and settings.temperature > 0
         added, private = settings.perturbation in ("noise", "fgm", "pgd"), self.problem.privacy is not None
-        return tempered, added, private, self.structure.removed, settings.auxiliary > 0
+        virtual = self.adapter if self.adapter in VIRTUAL else ""
+        return tempered, added, private, self.structure.removed, settings.auxiliary > 0, virtual
 
     @property
     def epsilon(self) -> float:

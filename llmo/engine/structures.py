@@ -14,6 +14,7 @@ from torch import Tensor
 from llmo.engine.dropout import blocks
 from llmo.engine.layout import Layout
 from llmo.engine.structure import Structure
+from llmo.engine.virtual import VirtualLayout
 from llmo.kinds import auto_class, kind_of
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ class Structures:
     def __init__(self, model: PreTrainedModel, layout: Layout) -> None:
         self._config, self._kind, self._layout = model.config, kind_of(model), layout
         # Only a row of whole weights has the names of the model's parameters.
-        family = FAMILIES.get(model.config.model_type) if type(layout) is Layout else None
+        family = FAMILIES.get(model.config.model_type) if type(layout) in (Layout, VirtualLayout) else None
         self.family = None if getattr(model.config, "scale_attn_by_inverse_layer_idx", False) else family
         names = {id(module): name for name, module in model.named_modules()}
         self._prefixes = [f"{names[id(block)]}." for block in blocks(model)]

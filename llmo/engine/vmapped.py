@@ -65,13 +65,21 @@ class Vmapped:
             parameters: dict[str, Tensor], ids: Tensor, masks: Tensor | None, added: Tensor | None
         ) -> tuple[Tensor, ...]:
             self.dropout.masks, self.addition.added = masks, added
-            given = self.interface.batchable(ids, positions)
-            logits = self.interface.logits(functional_call(self.model, parameters, kwargs=given))
+            logits = self._logits(parameters, ids, positions)
             return logits, *self.hidden.taken()
 
         dims = (0, 0, *(None if other is None else 0 for other in (masks, added)))
         result: tuple[Tensor, ...] = vmap(one, in_dims=dims)(rows, inputs, masks, added)
         return result
+
+    def _logits(self, parameters: dict[str, Tensor], ids: Tensor, positions: int) -> Tensor:
+        """Logits [B, P, C] of one replica."""
+        given = self.interface.batchable(ids, positions)
+        return self.interface.logits(functional_call(self.model, parameters, kwargs=given))
+
+    def _views(self, rows: Tensor) -> dict[str, Tensor]:
+        """What replicas [n, P] are, by name."""
+        return self.layout.unflatten(rows)
 
     def gradient(self, rows: Tensor, batch: Batch) -> tuple[Tensor, Tensor]:
         """See `Executor.gradient`."""
@@ -93,11 +101,11 @@ class Vmapped:
         assert batch.added is not None
         added = batch.added.detach().requires_grad_()
         with torch.enable_grad():
-            views = self.layout.unflatten(rows)
+            views = self._views(rows)
             trained, _ = batch.losses(self._forward(views, batch.inputs, batch.positions, batch.masks, added)[0])
             return torch.autograd.grad(trained.sum(), added)[0]
 
     @torch.no_grad()
     def logits(self, rows: Tensor, inputs: Tensor, positions: int) -> Tensor:
         """See `Executor.logits`."""
-        return self._forward(self.layout.unflatten(rows), inputs, positions)[0]
+        return self._forward(self._views(rows), inputs, positions)[0]

@@ -10,7 +10,7 @@ from torch import Tensor
 from llmo.engine.adapter_kinds import KINDS
 from llmo.engine.replicas import Replicas
 from llmo.engine.structure import WHOLE_MODEL, Structure
-from llmo.hyperparameters import Adapter
+from llmo.hyperparameters import VIRTUAL, Adapter
 
 
 class Weights(Replicas):
@@ -18,7 +18,8 @@ class Weights(Replicas):
 
     def has_own_adapter(self, row: int) -> bool:
         """Whether a row trains LoRA factors on weights of its own."""
-        return self.states[row].rank > 0 and not self.frozen
+        state = self.states[row]
+        return state.rank > 0 and not self.frozen and state.adapter not in VIRTUAL
 
     def effective(self, rows: Sequence[int]) -> Tensor:
         """What the executor runs on, [len(rows), P]: weights with adapters merged, or the factors on a frozen base.

@@ -131,6 +131,8 @@ def own_spec(own: OwnProblem, menu: tuple[str, ...] = MENU) -> EnvSpec:
     validation, cost = len(own.task.validation.inputs), own_cost(own)
     closed = (*(("source",) if own.sources == 1 else ()), *(("distil",) if own.numbers else ()))
     frozen = ("adapter_full", "adapter_lora", "adapter_merge") if own.rank else ()
+    # Nothing is old or private; a plain model, which is what a user gets, predicts alone and without virtual tokens.
+    left_out = ("replay", "noise", "predict", "adapter_prompt", "adapter_prefix")
     source = Source("clean", own.name, 0, 0.0)
 
     def draw(part: str, index: int, budget_scale: float = 1.0) -> Instance:
@@ -163,11 +165,9 @@ def own_spec(own: OwnProblem, menu: tuple[str, ...] = MENU) -> EnvSpec:
             rank=own.rank,
         )
 
-    # Nothing is old or private, and a model that is saved predicts alone.
-    never = ("replay", "noise", "predict")
     return EnvSpec(
         own.name,
-        tuple(action for action in menu if action not in frozen and not action.startswith(never)),
+        tuple(name for name in menu if name not in frozen and not name.startswith(left_out)),
         draw,
         _builder(own),
         frozen_base=lambda instance: own.name if own.rank else "",

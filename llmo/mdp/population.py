@@ -277,8 +277,8 @@ class Population:
                 model = self.spec.model(instance)
             else:
                 model = load_pretrained(base) if base else build_model(shape, 0)
-            run = Run(model, self.replicas, self.executor, bool(base), self.device, self._single)
-            self._runs[key] = run
+            virtual = not {"adapter_prompt", "adapter_prefix"}.isdisjoint(self.spec.menu)
+            self._runs[key] = Run(model, self.replicas, self.executor, bool(base), self.device, self._single, virtual)
         return self._runs[key]
 
     def _by_run(self, slots: Sequence[int]) -> list[tuple[Run, list[int]]]:

@@ -1,14 +1,15 @@
-"""DoRA and IA3 on flat rows are PEFT's; a lower rank, and the mean of two adapters, are the nearest there are."""
+"""DoRA, IA3 and AdaLoRA on flat rows are PEFT's; a lower rank and the mean of two are the nearest there are."""
 
 from typing import Any
 
 import pytest
 import torch
-from peft import IA3Config, LoraConfig, get_peft_model
-from torch.nn.functional import cross_entropy
+from peft import AdaLoraConfig, IA3Config, LoraConfig, get_peft_model
 
-from llmo.engine.adapter_kinds import KINDS, average_factors, kinds_gradient, merge_kinds, shrink
+from llmo.engine.adapter_kinds import KINDS, kinds_gradient, merge_kinds
 from llmo.engine.executors import Batch
+from llmo.engine.layout import MAX_RANK
+from llmo.engine.low_rank import average_factors, shrink
 from llmo.engine.models import ModelShape, build_model
 from llmo.engine.single import Single
 from llmo.hyperparameters import Adapter
@@ -23,6 +24,10 @@ def in_peft(shape: ModelShape, kind: Adapter) -> Any:
     settings: Any = IA3Config(task_type="CAUSAL_LM", fan_in_fan_out=fan)
     if kind == "dora":
         settings = LoraConfig(r=4, lora_alpha=8, target_modules="all-linear", use_dora=True, fan_in_fan_out=fan)
+    if kind == "adalora":
+        settings = AdaLoraConfig(
+            init_r=4, lora_alpha=8, target_modules="all-linear", total_step=1, fan_in_fan_out=fan, task_type="CAUSAL_LM"
+        )
     peft = get_peft_model(build_model(shape, 0), settings).train()
     torch.manual_seed(0)
     for parameter in peft.parameters():
@@ -41,9 +46,13 @@ def row_of(layout: Any, peft: Any, kind: Adapter, gradient: bool = False) -> tor
         return found.flatten()
 
     for linear in layout.linears:
-        module = modules[linear.name]
-        if kind == "dora":
-            a, b = linear.factors(row)
+        module, (a, b) = modules[linear.name], linear.factors(row)
+        if kind == "adalora":
+            rank = len(module.lora_E["default"])
+            a[0, :rank] = read(module.lora_A["default"]).view(rank, -1)
+            b[0, :, :rank] = read(module.lora_B["default"]).view(-1, rank)
+            linear.scales(row, rank)[0] = read(module.lora_E["default"])
+        elif kind == "dora":
             a[0, :4] = read(module.lora_A["default"].weight).view(4, -1)
             b[0, :, :4] = read(module.lora_B["default"].weight).view(-1, 4)
             linear.scales(row, linear.outputs)[0] = read(module.lora_magnitude_vector["default"].weight)
@@ -54,9 +63,14 @@ def row_of(layout: Any, peft: Any, kind: Adapter, gradient: bool = False) -> tor
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("kind", ["dora", "ia3"])
+@pytest.mark.parametrize("kind", ["dora", "ia3", "adalora"])
 def test_logits_and_gradients_are_pefts(kind: Adapter, shape: ModelShape) -> None:
-    peft, executor = in_peft(shape, kind), Single(build_model(shape, 0))
+    compare(in_peft(shape, kind), shape, kind)
+
+
+def compare(peft: Any, shape: ModelShape, kind: Adapter) -> None:
+    """Logits and gradients with a PEFT model's; AdaLoRA's penalty is in PEFT's loss."""
+    executor = Single(build_model(shape, 0))
     layout = executor.layout
     weights = torch.zeros(1, layout.width)
     weights[0, : layout.size] = layout.flatten(build_model(shape, 0))
@@ -64,14 +78,62 @@ def test_logits_and_gradients_are_pefts(kind: Adapter, shape: ModelShape) -> Non
     ids = torch.randint(0, 64, (3, 9), generator=torch.Generator().manual_seed(1))
     inputs, labels = ids[:, :-1], ids[:, 1:]
     changed = merge_kinds(layout, weights.clone(), row, [kind])
-    logits = peft(input_ids=inputs).logits
-    torch.testing.assert_close(executor.logits(changed, inputs[None], 8)[0], logits, rtol=1e-4, atol=1e-5)
+    given = peft(input_ids=ids, labels=ids)
+    torch.testing.assert_close(executor.logits(changed, inputs[None], 8)[0], given.logits[:, :-1], rtol=1e-4, atol=1e-5)
 
-    cross_entropy(logits.flatten(0, 1), labels.flatten()).backward()
+    given.loss.backward()
     _, gradient = executor.gradient(changed, Batch(inputs[None], labels[None], CausalLM.loss))
     found, (width,) = kinds_gradient(layout, gradient[:], weights, row, [kind])
     torch.testing.assert_close(found, row_of(layout, peft, kind, gradient=True), rtol=1e-3, atol=1e-6)
     assert width == layout.adapter_width
+
+
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_adalora_whose_ranks_differ_by_layer_is_pefts(shape: ModelShape) -> None:
+    peft = in_peft(shape, "adalora")
+    names = [name for name, _ in peft.base_model.model.named_parameters() if "lora_E" in name]
+    pattern = {name: [True] * (1 + place % 4) + [False] * (3 - place % 4) for place, name in enumerate(names)}
+    peft.base_model.resize_modules_by_rank_pattern(pattern, "default")
+    ranks = {module.lora_A["default"].shape[0] for module in peft.modules() if hasattr(module, "lora_E")}
+    assert ranks == {1, 2, 3, 4}
+    compare(peft, shape, "adalora")
+
+
+def test_adalora_drops_the_least_important_half_of_all_triplets() -> None:
+    executor = Single(build_model(SHAPES[0], 0))
+    layout, row = executor.layout, torch.zeros(executor.layout.adapter_width)
+    KINDS["adalora"].begin(layout, row, row, 4, 0)
+    generator = torch.Generator().manual_seed(0)
+    for place, linear in enumerate(layout.linears):
+        linear.scales(row[None], 4)[0] = (1 + place) * torch.randn(4, generator=generator)
+
+    def singular() -> list[torch.Tensor]:
+        # Of rank-1 matrices, by their own norms.
+        found = []
+        for linear in layout.linears:
+            (a,), (b,) = linear.factors(row[None])
+            e = linear.scales(row[None], MAX_RANK)[0]
+            found.append(torch.stack([(b[:, [i]] * e[i] @ a[[i]]).norm() for i in range(MAX_RANK)]))
+        return found
+
+    before = torch.stack(singular())
+    KINDS["adalora"].shrink(layout, row, 2)
+    after = torch.stack(singular())
+    threshold = before.flatten().sort(descending=True).values[2 * len(layout.linears)]
+    assert torch.equal(after > 0, before > threshold)
+    torch.testing.assert_close(after[after > 0], before[after > 0], rtol=0, atol=0)
+    assert len({int(layer.count_nonzero()) for layer in after}) > 1, "ranks differ by layer"
+    gradient = KINDS["adalora"].gradient(layout, torch.randn(1, layout.width), torch.zeros(1), row[None])
+    dropped = [linear.factors(gradient)[0][0][layer == 0] for linear, layer in zip(layout.linears, after)]
+    assert not torch.cat([rows.flatten() for rows in dropped]).any(), "what is gone stays so"
+
+
+def test_a_fresh_adalora_loses_as_many_in_each_layer() -> None:
+    executor = Single(build_model(SHAPES[0], 0))
+    layout, row = executor.layout, torch.zeros(executor.layout.adapter_width)
+    KINDS["adalora"].begin(layout, row, row, 4, 0)
+    KINDS["adalora"].shrink(layout, row, 2)
+    assert {int(linear.factors(row[None])[0][0].any(1).sum()) for linear in layout.linears} == {2}
 
 
 @pytest.mark.parametrize("kind", list(KINDS))

@@ -301,7 +301,7 @@ def test_a_row_is_the_same_alone_and_among_others(make_problem: MakeProblem, exe
         assert found.cost == measured.cost
 
 
-@pytest.mark.parametrize("adapter", ["dora", "ia3"])
+@pytest.mark.parametrize("adapter", ["dora", "ia3", "adalora"])
 def test_adapters_of_other_kinds_train_and_are_merged_without_a_change(make_problem: MakeProblem, adapter: Any) -> None:
     run = started(make_problem(interval=30, learning_rate=0.01), "batched")
     run.fresh_adapter(0, adapter)
