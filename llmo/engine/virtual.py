@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 from llmo.engine.embedding import input_embedding
 from llmo.engine.executors import Batch, Executor, Gradient
 from llmo.engine.layout import Layout, padded
+from llmo.engine.models import make_plain
 from llmo.engine.pieces import Pieces
 from llmo.engine.vmapped import Vmapped
 from llmo.hyperparameters import VIRTUAL, VIRTUAL_TOKENS, Adapter
@@ -154,14 +155,17 @@ class Fronted(Vmapped):
     @torch.no_grad()
     def begin(self, row: Tensor, kind: Adapter, seed: int) -> None:
         """Put virtual tokens into a row [P] of zeros behind its weights: random tokens of the vocabulary."""
+        from transformers import DynamicCache
+
         generator = torch.Generator().manual_seed(seed)
         ids = torch.randint(self.model.config.vocab_size, (1, VIRTUAL_TOKENS), generator=generator).to(row.device)
         weights = self.layout.unflatten(row)
         self._prompt = self.dropout.masks = self.addition.added = None
         start = weights[self.layout.embedding][ids[0]]
         if kind == "prefix":
-            given = functional_call(self.model, weights, kwargs={"input_ids": ids, "use_cache": True})
-            found = [part[0] for layer in given.past_key_values.layers for part in (layer.keys, layer.values)]
+            cache = DynamicCache()
+            functional_call(self.model, weights, kwargs={"input_ids": ids, "past_key_values": cache, "use_cache": True})
+            found = [part[0] for layer in cache.layers for part in (layer.keys, layer.values)]
             start = torch.stack(found).permute(2, 0, 1, 3)
         self.layout.tokens(row[None], kind)[0] = start
 
@@ -221,4 +225,5 @@ def with_virtual_tokens(executor: Executor, model: PreTrainedModel, device: torc
         device: Where rows lie.
     """
     own: Any = copy.deepcopy(model)
+    make_plain(own)
     return VirtualTokens(executor, Fronted(own.to(device)))

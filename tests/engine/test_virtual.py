@@ -1,5 +1,6 @@
 """Virtual tokens are PEFT's prompt and prefix tuning; in a population they are one more thing that rows may train."""
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -12,12 +13,14 @@ from torch.utils.flop_counter import FlopCounterMode
 from llmo import catalog
 from llmo.budget import sequence_cost
 from llmo.engine.executors import Batch
-from llmo.engine.models import ModelShape, build_model, model_config
+from llmo.engine.models import ModelShape, build_model, make_plain, model_config
 from llmo.engine.run import Run
 from llmo.engine.single import Single, SingleSettings
 from llmo.engine.virtual import VirtualTokens, with_virtual_tokens
+from llmo.engine.vmapped import Vmapped
 from llmo.evaluation.compare import difference
 from llmo.hyperparameters import VIRTUAL, VIRTUAL_TOKENS, Adapter
+from llmo.kinds import PADDING, Kind, auto_class
 from llmo.tasks.causal_lm import CausalLM
 
 SHAPES = [ModelShape(8, 2), ModelShape(8, 2, "gpt2")]
@@ -77,6 +80,37 @@ def test_fresh_ones_are_as_tokens_of_the_vocabulary_before_the_sequence(shape: M
         executor.fronted.begin(row[0], kind, 7)
         assert executor.layout.kinds(row) == [kind]
         torch.testing.assert_close(executor.logits(row, ids, 9)[0], expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["classification", "tagging"])
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_they_stand_before_labelled_examples_too(shape: ModelShape, kind: Kind) -> None:
+    """Of models with dropout of their own, which is off."""
+    config: Any = model_config(shape)
+    config.num_labels, config.pad_token_id, config.attention_dropout = 3, 511, 0.1
+    config.resid_pdrop = config.attn_pdrop = 0.1
+    torch.manual_seed(0)
+    model = auto_class(kind).from_config(config).eval()
+    plain = copy.deepcopy(model)
+    make_plain(plain)
+    executor = with_virtual_tokens(Vmapped(plain), model, CPU)
+    ids = torch.randint(0, 64, (1, 2, 9), generator=torch.Generator().manual_seed(1))
+    ids[0, 1, 6:] = PADDING
+    before = torch.randint(512, (1, VIRTUAL_TOKENS), generator=torch.Generator().manual_seed(7))
+    whole = torch.cat([before.expand(2, -1), ids[0].where(ids[0] != PADDING, 511)], 1)
+    with torch.no_grad():
+        expected = model(input_ids=whole, attention_mask=(whole != 511).long()).logits
+    positions = 9 if kind == "tagging" else 1
+    for adapter in VIRTUAL:
+        row = torch.zeros(1, executor.layout.width)
+        row[0, : executor.layout.size] = executor.layout.flatten(model)
+        executor.fronted.begin(row[0], adapter, 7)
+        found = executor.logits(row, ids, positions)[0]
+        if kind == "tagging":
+            real = ids[0] != PADDING
+            torch.testing.assert_close(found[real], expected[:, VIRTUAL_TOKENS:][real], rtol=1e-4, atol=1e-5)
+        else:
+            torch.testing.assert_close(found[:, 0], expected, rtol=1e-4, atol=1e-5)
 
 
 def test_rows_with_and_without_are_told_apart() -> None:
