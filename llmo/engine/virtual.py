@@ -163,7 +163,7 @@ class Fronted(Vmapped):
         self._prompt = self.dropout.masks = self.addition.added = None
         start = weights[self.layout.embedding][ids[0]]
         if kind == "prefix":
-            cache = DynamicCache()
+            cache: Any = DynamicCache()
             functional_call(self.model, weights, kwargs={"input_ids": ids, "past_key_values": cache, "use_cache": True})
             found = [part[0] for layer in cache.layers for part in (layer.keys, layer.values)]
             start = torch.stack(found).permute(2, 0, 1, 3)
