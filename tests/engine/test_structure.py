@@ -9,7 +9,6 @@ from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from llmo import catalog
 from llmo.engine.executors import Batch
 from llmo.engine.layout import Layout
 from llmo.engine.models import ModelShape, build_model
@@ -294,36 +293,3 @@ def test_smaller_and_sparse_are_counted_together(make_problem: MakeProblem) -> N
     whole = sum(parameter.numel() for parameter in model.parameters())
     assert run.size(0) == pytest.approx((whole - zeros) / run.parameters)
     assert not run.can_grow(0) and run.can_restructure(0)
-
-
-ACTIONS = ("block_remove", "block_add", "units_prune", "units_widen", "heads_prune", "student_smaller")
-
-
-def test_masks_are_right_where_a_structure_cannot_change(make_problem: MakeProblem) -> None:
-    def allowed(run: Run) -> set[str]:
-        return {name for name in ACTIONS if catalog.get("actions", name)().allowed(run, 0)}
-
-    shrinking = {"block_remove", "units_prune", "heads_prune", "student_smaller"}
-    run = started(make_problem, MODELS["llama"]())
-    start = run.snapshot(0)
-    assert allowed(run) == shrinking
-    for change in (run.fresh_adapter, run.quantise, lambda row: run.freeze(row, 1)):
-        change(0)
-        assert not allowed(run)
-        run.restore(0, start)
-    while allowed(run) & shrinking:
-        for name in sorted(allowed(run) & shrinking - {"student_smaller"}):
-            catalog.get("actions", name)().apply(run, 0)
-    assert run.states[0].structure.removed == (2, 18, 1) and allowed(run) == {"block_add", "units_widen"}
-    assert not catalog.get("actions", "adapter_dora")().allowed(run, 0)
-    run.prune_more(0)
-    assert not allowed(run), "zeros would stay zeros"
-    run.restore(0, start)
-    run.states[0].spent = run.states[0].problem.budget - 2 * run.step_cost(0)
-    assert allowed(run) == {"units_prune", "student_smaller"}, "the others look at data first"
-    frozen = Run(build_model(ModelShape(8, 3), 0), 1, "single", frozen=True)
-    frozen.load(0, make_problem(weights=torch.zeros(frozen.layout.size), rank=2))
-    frozen.evaluate([0])
-    assert not allowed(frozen)
-    gpt2 = started(make_problem, MODELS["gpt2"]())
-    assert allowed(gpt2) == shrinking - {"heads_prune"}
