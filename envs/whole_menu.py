@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmo.actions.menu import WHOLE_MENU
+from llmo.actions.menu import CLASSIFYING, WHOLE_MENU
 from llmo.mdp.instances import draw_rescaled_instance
 from llmo.mdp.mixed_instances import build_dirty_problem, draw_dirty_instance, mixed_template
 from llmo.mdp.problem import build_problem
@@ -14,7 +14,7 @@ from llmo.registry import environments
 def full_language_model() -> EnvSpec:
     """Adapt a small language model to a domain of text, with every action that can apply there."""
     # Nothing is older than its sources, no text is broken or repeated, nothing is labelled, nothing private.
-    closed = ("replay", "clean", "pseudo", "noise", "predict_vote", "auxiliary")
+    closed = ("replay", "clean", "pseudo", "noise", *CLASSIFYING)
     menu = tuple(name for name in WHOLE_MENU if not name.startswith(closed))
     return EnvSpec("llmo/LanguageModel-Full-v0", menu, draw_rescaled_instance, build_problem)
 

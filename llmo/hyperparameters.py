@@ -45,6 +45,10 @@ LEVELS: dict[str, tuple[float, ...]] = {
     "auxiliary": (0.0, 0.1, 0.5, 1.0),
 }
 """Values of the hyperparameters that are turned one level at a time."""
+TEMPLATES = 4
+"""Ways to read a text: as it is, and in three hard templates."""
+MOST_SHOTS = 2
+"""Most labelled examples that stand before a text."""
 ADAPTER_FACTORS: dict[Adapter, float] = {
     "full": 1.0,
     "lora": 2.0,
@@ -103,6 +107,9 @@ class Hyperparameters:
         noise: Standard deviation of the noise of private training, over the norm that gradients are clipped to.
         prediction: Whether the weights are validated alone, or together with those in the registers, and how.
         auxiliary: Weight of the loss of predicting what is read, beside that of the task.
+        template: Which hard template texts that are classified are read in, see `llmo/tasks/prompts.py`; 0 for none.
+        shots: How many labelled training examples stand before each text that is classified.
+        verbalised: Whether the classification head was set to say the names of its classes.
     """
 
     learning_rate: float
@@ -136,6 +143,9 @@ class Hyperparameters:
     noise: int = 2
     prediction: Prediction = "alone"
     auxiliary: int = 0
+    template: int = 0
+    shots: int = 0
+    verbalised: bool = False
 
     def __post_init__(self) -> None:
         if not 0 < self.learning_rate < float("inf"):
@@ -148,6 +158,10 @@ class Hyperparameters:
         for name, values in LEVELS.items():
             if getattr(self, name) not in range(len(values)):
                 raise LlmoError(name, getattr(self, name), f"a level in 0..{len(values) - 1}")
+        if self.template not in range(TEMPLATES):
+            raise LlmoError("template", self.template, f"a level in 0..{TEMPLATES - 1}")
+        if self.shots not in range(MOST_SHOTS + 1):
+            raise LlmoError("shots", self.shots, f"a number in 0..{MOST_SHOTS}")
         if self.frozen < 0:
             raise LlmoError("frozen", self.frozen, "a number of layers, at least 0")
         if self.decay_from is not None and not 0 <= self.decay_from <= 1:

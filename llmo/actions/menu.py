@@ -124,5 +124,15 @@ WHOLE_MENU = (
     "adapter_adalora",
     "adapter_prompt",
     "adapter_prefix",
+    "template_off",
+    "template_1",
+    "template_2",
+    "template_3",
+    "verbaliser_labels",
+    "verbaliser_off",
+    "shots_0",
+    "shots_more",
 )
 """Every way in which a language model in training can be improved here."""
+CLASSIFYING = ("template", "verbaliser", "shots", "predict_vote", "auxiliary")
+"""How the names begin of actions that do not apply to running text."""

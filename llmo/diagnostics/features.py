@@ -19,6 +19,7 @@ from llmo.diagnostics import readings as read
 from llmo.diagnostics.history import History
 from llmo.hyperparameters import (
     LEVELS,
+    TEMPLATES,
     Augmentation,
     Distillation,
     Mixing,
@@ -136,7 +137,8 @@ _MORE_MODES = {
 MORE_FAMILIES = (
     "decay", "dropout", "momentum", "memory", "clip", "batch", "smooth", "warm", "optimizer", "select", "freeze",
     "perturb", "swa", "soup", "anchor", "replay", "save", "swap", "clean", "write", "written", "pseudo",
-    "prune", "quantise", "noise", "block", "units", "heads", "student", "predict", "auxiliary",
+    "prune", "quantise", "noise", "block", "units", "heads", "student", "predict", "auxiliary", "template",
+    "verbaliser", "shots",
 )  # fmt: skip
 """How the names begin of actions that only the whole menu has."""
 
@@ -181,6 +183,13 @@ def _more_features() -> tuple[Feature, ...]:
     for kind in ("adalora", "prompt", "prefix"):
         meaning = f"whether a {kind} adapter is trained"
         features.append(Feature(f"adapter_{kind}", "menu", meaning, read.adapter(kind)))
+    for template in range(1, TEMPLATES):
+        meaning = f"whether texts are read in template {template}"
+        features.append(Feature(f"template_{template}", "menu", meaning, read.setting("template", template)))
+    shots = read.level("shots")
+    features.append(Feature("shots", "menu", "labelled examples that stand before each text, over 2", shots))
+    meaning = "whether the classification head was set to say the names of its classes"
+    features.append(Feature("verbalised", "menu", meaning, read.setting("verbalised", True)))
     return tuple(features)
 
 

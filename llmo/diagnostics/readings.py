@@ -163,7 +163,7 @@ def regularisation(h: History) -> float:
     return float(h.hyperparameters.regularisation - 1)
 
 
-def setting(attribute: str, value: str | bool) -> Reading:
+def setting(attribute: str, value: str | bool | int) -> Reading:
     """Whether a hyperparameter has a value."""
     return lambda h: float(getattr(h.hyperparameters, attribute) == value)
 

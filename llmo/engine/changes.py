@@ -13,15 +13,15 @@ from llmo.engine.compressing import prune, pruned, quantise, relative_size
 from llmo.engine.layout import MAX_RANK
 from llmo.engine.low_rank import average_factors
 from llmo.engine.other_optimizers import begin
-from llmo.engine.own_data import OwnData
 from llmo.engine.structure import WHOLE_MODEL, Structure
+from llmo.engine.verbalising import Verbalising
 from llmo.errors import LlmoError
 from llmo.hyperparameters import VIRTUAL, Adapter, Hyperparameters, Optimizer
 
 FRESH_RANK = 4
 
 
-class Changes(OwnData):
+class Changes(Verbalising):
     """N replicas of one model that can be changed; see `Replicas` for the arguments."""
 
     # The optimizer and the adapter

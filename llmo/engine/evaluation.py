@@ -55,10 +55,11 @@ class Evaluation(Changes):
             alike.setdefault(self.states[row].structure.removed, []).append(row)
         parts = [same[start : start + size] for same in alike.values() for start in range(0, len(same), size)]
         for part in parts:
-            tasks = [self.states[row].problem.task for row in part]
-            inputs = torch.stack([task.validation.inputs for task in tasks]).to(self.device)
-            labels = torch.stack([task.validation.labels for task in tasks]).to(self.device)
-            weights, phases, executor = self.effective(part), tasks[0].phases, self._executor_of(part)
+            examples = [self.states[row].validation for row in part]
+            inputs = torch.stack([one.inputs for one in examples]).to(self.device)
+            labels = torch.stack([one.labels for one in examples]).to(self.device)
+            weights, phases = self.effective(part), self.states[part[0]].problem.task.phases
+            executor = self._executor_of(part)
             losses = [
                 self._score(part[0], weights, ids, targets, executor)
                 for ids, targets in zip(inputs.chunk(phases, 1), labels.chunk(phases, 1), strict=True)
@@ -76,11 +77,11 @@ class Evaluation(Changes):
 
     def _evaluate_together(self, row: int) -> Found:
         """What a row has validated together with what its registers hold."""
-        state, task = self.states[row], self.states[row].problem.task
+        state, task, examples = self.states[row], self.states[row].problem.task, self.states[row].validation
         others = [self.saved_weights(row, name) for name in state.members]
         weights = torch.stack([self.effective([row])[0], *others])
-        labels = task.validation.labels[None].to(self.device)
-        logits = self._logits(row, weights, task.validation.inputs, labels.shape[-1])
+        labels = examples.labels[None].to(self.device)
+        logits = self._logits(row, weights, examples.inputs, labels.shape[-1])
         losses = task.score(logits, labels.expand(len(weights), *labels.shape[1:]))
         share = shares(losses)
         mixed = together(logits, share, state.hyperparameters.prediction)
@@ -127,9 +128,13 @@ class Evaluation(Changes):
         # A mean of weights that were pruned apart would have to be pruned again.
         if state.best_state is None or self.frozen or not self.mixes(row) or state.hyperparameters.sparsity:
             return []
-        best, structure = state.best_state[1], state.best_state[3]
-        if best in VIRTUAL or structure != state.structure or state.members or state.best_others:
+        best, adapter, _, structure = state.best_state
+        if adapter in VIRTUAL or structure != state.structure or state.members or state.best_others:
             # The loss of an ensemble is none that a soup could be measured by.
+            return []
+        # What the best loss was measured on is to be what the others are measured on.
+        now = state.hyperparameters
+        if (best.template, best.shots) != (now.template, now.shots):
             return []
         same = {name: saved for name, saved in state.registers.items() if saved[4] == structure}
         losses = {name: saved[3] for name, saved in same.items() if saved[1] not in VIRTUAL}
@@ -146,7 +151,7 @@ class Evaluation(Changes):
 
     def load_soup(self, row: int) -> None:
         """Set the effective weights to a greedy soup of what is kept; an adapter stays on."""
-        state, examples = self.states[row], self.states[row].problem.task.validation
+        state, examples = self.states[row], self.states[row].validation
         inputs, labels = examples.inputs[None].to(self.device), examples.labels[None].to(self.device)
         weights: dict[str, Callable[[], Tensor]] = {
             "current": lambda: self.effective([row])[0],
@@ -219,15 +224,17 @@ class Evaluation(Changes):
     def test_loss(self, row: int) -> float:
         """Test loss of what is delivered (the best by validation); for scoring only, and charged to nobody."""
         state, task = self.states[row], self.states[row].problem.task
+        settings = state.hyperparameters if state.best_state is None else state.best_state[0]
+        test = task.held_out(task.test, settings)
         weights, size, total, count = self.delivered(row), len(task.validation.inputs), 0.0, 0
         others = [share for *_, share in state.best_others]
         share = torch.tensor([max(0.0, 1 - sum(others)), *others], dtype=torch.float64, device=self.device)
-        for start in range(0, len(task.test.inputs), size):
-            inputs, labels = (part[None, start : start + size].to(self.device) for part in vars(task.test).values())
+        for start in range(0, len(test.inputs), size):
+            inputs, labels = (part[None, start : start + size].to(self.device) for part in vars(test).values())
             here = int(task.counts(labels).sum())
-            if state.best_state is not None and state.best_others:
+            if state.best_others:
                 logits = self._logits(row, weights, inputs[0], labels.shape[-1])
-                loss = task.score(together(logits, share, state.best_state[0].prediction), labels)
+                loss = task.score(together(logits, share, settings.prediction), labels)
             else:
                 loss = self._score(row, weights, inputs, labels)
             total += loss.item() * here

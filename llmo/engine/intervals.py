@@ -98,6 +98,7 @@ def draw_interval(
         written = generated.cpu().numpy()[(u[own] / share * len(generated)).astype(np.int64)]
         inputs, labels = inputs.copy(), labels.copy()
         inputs[own], labels[own], slots[own] = written[:, :-1], written[:, 1:], -1
+    inputs = problem.task.read(inputs, settings)
     rates = [state.rate_at(share, default_rate) for share in shares]
     ids, targets = (torch.from_numpy(np.ascontiguousarray(array)) for array in (inputs, labels))
     return Interval(row, state.cursor, ids, targets, slots, rates, cost)

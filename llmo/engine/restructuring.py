@@ -47,7 +47,7 @@ class Restructuring(Evaluation):
 
     def remove_block(self, row: int) -> None:
         """Drop the block without which the validation loss is lowest, of weights as they are now; trying is charged."""
-        state, examples = self.states[row], self.states[row].problem.task.validation
+        state, examples = self.states[row], self.states[row].validation
         state.charge(self._trials_cost(row))
         inputs, labels = examples.inputs[None].to(self.device), examples.labels[None].to(self.device)
         weights, losses = self.effective([row]), {}

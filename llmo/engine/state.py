@@ -16,7 +16,7 @@ from llmo.engine.privacy import Privacy
 from llmo.engine.rows import Tensors
 from llmo.engine.structure import WHOLE_MODEL, Structure
 from llmo.hyperparameters import VIRTUAL, Adapter, Hyperparameters, Start
-from llmo.tasks.task import Task
+from llmo.tasks.task import Examples, Task
 
 
 @dataclass(frozen=True)
@@ -160,6 +160,11 @@ class State:
     def members(self) -> tuple[str, ...]:
         """Registers whose weights predict along with the present ones."""
         return () if self.hyperparameters.prediction == "alone" else tuple(sorted(self.registers))
+
+    @property
+    def validation(self) -> Examples:
+        """The validation examples as the row reads them now."""
+        return self.problem.task.held_out(self.problem.task.validation, self.hyperparameters)
 
     @property
     def program(self) -> tuple[object, ...]:

@@ -200,7 +200,7 @@ def build_labelled_problem(instance: Instance) -> Problem:
         _held_out(rng, whole.validation, group, family.scale * VALIDATION_SEQUENCES),
         _held_out(rng, whole.test, group, family.scale * TEST_SEQUENCES),
     )
-    task.codec = own.tokenizer.backend_tokenizer
+    task.codec, task.prompts = own.tokenizer.backend_tokenizer, whole.prompts
     model = _model(family, instance, int(rng.integers(2**31)))
     weights = rescaled(model, Layout(model).flatten(model), instance.weight_scale)
     default = default_learning_rate(len(weights), instance.start, "full")

@@ -131,8 +131,9 @@ def own_spec(own: OwnProblem, menu: tuple[str, ...] = MENU) -> EnvSpec:
     validation, cost = len(own.task.validation.inputs), own_cost(own)
     closed = (*(("source",) if own.sources == 1 else ()), *(("distil",) if own.numbers else ()))
     frozen = ("adapter_full", "adapter_lora", "adapter_merge") if own.rank else ()
-    # Nothing is old or private; a plain model, which is what a user gets, predicts alone and without virtual tokens.
-    left_out = ("replay", "noise", "predict", "adapter_prompt", "adapter_prefix")
+    # Nothing is old or private; what is delivered is a plain model, which predicts alone, without virtual tokens, and
+    # reads texts as they are.
+    left_out = ("replay", "noise", "predict", "adapter_prompt", "adapter_prefix", "template", "shots")
     source = Source("clean", own.name, 0, 0.0)
 
     def draw(part: str, index: int, budget_scale: float = 1.0) -> Instance:

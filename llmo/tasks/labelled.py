@@ -13,6 +13,7 @@ from llmo.errors import LlmoError
 from llmo.kinds import IGNORED
 from llmo.registry import tasks
 from llmo.tasks.causal_lm import CausalLM
+from llmo.tasks.prompts import Shown
 from llmo.tasks.task import Examples, Task
 
 
@@ -65,6 +66,12 @@ class Labelled(Task):
                 chosen = places[index][(u[here] * len(places[index])).astype(np.int64)]
             inputs[here], labels[here] = ids[chosen], targets[chosen]
         return inputs, labels
+
+    def shown(self, count: int) -> Shown:
+        """See `Task.shown`: of the first source the first example, then the first of another label."""
+        ids, labels = self.sources[0]
+        _, first = np.unique(labels[:, 0], return_index=True)
+        return tuple((ids[place], int(labels[place, 0])) for place in np.sort(first)[:count])
 
     def sequences(self, material: int) -> NDArray[np.int64]:
         """See `Task.sequences`: the examples."""

@@ -12,7 +12,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from llmo.hyperparameters import Hyperparameters
 from llmo.kinds import IGNORED
+from llmo.tasks.prompts import Prompts, Shown
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Task(ABC):
         phases: In how many equal parts the held-out examples lie, one for each phase of data that shift.
         codec: Turns its tokens into text and back; None where nothing does.
         synonyms: Words with what may stand for them, as a user has given them.
+        prompts: What may stand around its texts; None where nothing does.
     """
 
     validation: Examples
@@ -70,6 +73,7 @@ class Task(ABC):
     phases: int = 1
     codec: Codec | None = None
     synonyms: Mapping[str, tuple[str, ...]] = {}
+    prompts: Prompts | None = None
 
     @abstractmethod
     def draw(
@@ -117,6 +121,27 @@ class Task(ABC):
     def places_without(self, material: int, bad: NDArray[np.bool_]) -> NDArray[np.int64]:
         """Where a material may be drawn from so that none of some of its `sequences`, bool [N], is touched."""
         raise NotImplementedError
+
+    def shown(self, count: int) -> Shown:
+        """Training examples that can be shown to a classifier, at most so many; none where the task has none."""
+        return ()
+
+    def can_read(self, template: int, shots: int) -> bool:
+        """Whether its sequences have room for a template and so many examples."""
+        shown = self.shown(shots)
+        return self.prompts is not None and len(shown) == shots and self.prompts.fits(self.tokens, template, shown)
+
+    def read(self, inputs: NDArray[np.int64], settings: Hyperparameters) -> NDArray[np.int64]:
+        """Sequences [..., T] as a model reads them under some settings: in a template, behind examples."""
+        if self.prompts is None or not (settings.template or settings.shots):
+            return inputs
+        return self.prompts.around(inputs, settings.template, self.shown(settings.shots))
+
+    def held_out(self, examples: Examples, settings: Hyperparameters) -> Examples:
+        """Examples of validation or test as a model reads them under some settings."""
+        given = examples.inputs.numpy()
+        inputs = self.read(given, settings)
+        return examples if inputs is given else Examples(torch.from_numpy(inputs), examples.labels)
 
     def counts(self, labels: Tensor) -> Tensor:
         """How many labels of each sequence [..., P] count, [...]."""

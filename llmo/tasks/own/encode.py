@@ -14,6 +14,7 @@ from llmo.kinds import IGNORED, PADDING
 from llmo.tasks.causal_lm import CausalLM
 from llmo.tasks.labelled import Labelled
 from llmo.tasks.own.data import OwnData, Values, labels_of
+from llmo.tasks.prompts import Prompts
 from llmo.tasks.regression import Regression
 from llmo.tasks.task import Examples, Task
 
@@ -78,7 +79,10 @@ def encode(data: OwnData, tokenizer: PreTrainedTokenizerFast, config: Any, conte
         "tagging": _tagger(tokenizer, index),
     }
     one = encoders[data.task] if data.task in encoders else _completer(data, tokenizer)
-    return _labelled(data, one, names, context)
+    encoded = _labelled(data, one, names, context)
+    if data.task == "classification":
+        encoded.task.prompts = Prompts.of(tokenizer, names)
+    return encoded
 
 
 def decoder_start(config: Any, tokenizer: Any) -> int:
