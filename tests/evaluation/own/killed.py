@@ -10,13 +10,13 @@ import random
 import signal
 import sys
 import time
+from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 
 import torch
 
-import llmo.evaluation.actor_critic  # noqa: F401
-import llmo.evaluation.own.report  # noqa: F401
 from llmo.cli import main
 from llmo.evaluation.own import improve
 from llmo.evaluation.own.session import Session
@@ -47,6 +47,7 @@ def started(folder: Path, out: Path, resume: bool) -> int:
         given = ["--model", "scratch:8x1", "--data", str(folder / "data"), "--task", "classification"]
         given += ["--budget", "1e8flops", "--batch", "8", "--out", str(out), "--resume", str(resume).lower()]
         status = main(["improve", *given])
+        (folder / "modules.json").write_text(json.dumps(sorted(sys.modules)))
     finally:
         os._exit(status)
 
@@ -85,8 +86,12 @@ def killed(folder: Path, kills: int, seed: int) -> dict[str, int]:
     draw, done, runs, same = random.Random(seed), 0, 0, 0
     folder.mkdir(exist_ok=True)
     write_data(folder / "data")
-    begin = time.monotonic()
     ended(started(folder, folder / "whole", False))
+    for name in json.loads((folder / "modules.json").read_text()):
+        with suppress(ImportError):
+            import_module(name)
+    begin = time.monotonic()
+    ended(started(folder, folder / "again", False))
     length = time.monotonic() - begin
     while done < kills:
         out, first = folder / f"run-{runs}", True
