@@ -72,11 +72,17 @@ class VirtualLayout(Layout):
         return rows[:, self._places[kind]].unflatten(1, self.shapes_of[kind])
 
     def kinds(self, rows: Tensor) -> list[Adapter]:
-        """What kind of virtual token each of some rows [n, P] has; `full` for none."""
+        """What kind of virtual token each of some rows [n, P] has; `full` for none, and where they are not finite."""
         if not rows[:, self._virtual :].any():
             return ["full"] * len(rows)
-        has = torch.stack([rows[:, place].any(1) for place in self._places.values()], 1).tolist()
+        # A row that has diverged has NaN in all places.
+        here = torch.where(rows[:, self._virtual :].isfinite().all(1, keepdim=True), rows, 0.0)
+        has = torch.stack([here[:, place].any(1) for place in self._places.values()], 1).tolist()
         return [next((kind for kind, there in zip(self._places, row, strict=True) if there), "full") for row in has]
+
+    def common(self, rows: Tensor) -> Adapter:
+        """The kind of virtual token that rows [n, P] have, all the same one but for those that have diverged."""
+        return next((kind for kind in self.kinds(rows) if kind != "full"), "full")
 
 
 class _Prefix:
@@ -119,7 +125,7 @@ class Fronted(Vmapped):
         return torch.cat([self._prompt.expand(len(output), -1, -1), output[:, VIRTUAL_TOKENS:]], 1)
 
     def _views(self, rows: Tensor) -> dict[str, Tensor]:
-        kind = self.layout.kinds(rows[:1])[0]
+        kind = self.layout.common(rows)
         return {**self.layout.unflatten(rows), kind: self.layout.tokens(rows, kind)}
 
     def _logits(self, parameters: dict[str, Tensor], ids: Tensor, positions: int) -> Tensor:
@@ -186,7 +192,7 @@ class VirtualTokens:
 
     def gradient(self, rows: Tensor, batch: Batch) -> tuple[Tensor, Gradient]:
         """See `Executor.gradient`; all rows have the same kind of virtual tokens, or none."""
-        if self.layout.kinds(rows[:1]) != ["full"]:
+        if self.layout.common(rows) != "full":
             return self.fronted.gradient(rows, batch)
         losses, gradient = self._plain.gradient(rows[:, : self.layout.virtual], batch)
         if isinstance(gradient, Pieces):
@@ -195,7 +201,7 @@ class VirtualTokens:
 
     def input_gradient(self, rows: Tensor, batch: Batch) -> Tensor:
         """See `Executor.input_gradient`; all rows have the same kind of virtual tokens, or none."""
-        if self.layout.kinds(rows[:1]) != ["full"]:
+        if self.layout.common(rows) != "full":
             return self.fronted.input_gradient(rows, batch)
         return self._plain.input_gradient(rows[:, : self.layout.virtual], batch)
 

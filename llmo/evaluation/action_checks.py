@@ -52,7 +52,7 @@ class Walk:
     Attributes:
         population: Two slots with models of one shape.
         moments: Of the first slot: before each step of a walk that takes every action of the menu as soon as it can,
-            until each has been allowed.
+            what was seldom allowed first, until each has been allowed.
     """
 
     population: Population
@@ -128,14 +128,16 @@ def states(place: Place) -> Walk:
     population.reset({0: instance, 1: instance})
     untaken, choose = set(range(len(spec.menu))), np.random.default_rng(0)
     moments: list[Snapshot] = []
-    ever = np.zeros(len(spec.menu), bool)
-    while len(moments) < longest and not population.episode(0).ended and not ever.all():
+    times = np.zeros(len(spec.menu), int)
+    while len(moments) < longest and not population.episode(0).ended and not times.all():
         moments.append(population.snapshot(0))
         mask = population.mask(0)
-        ever |= mask
+        times += mask
         allowed = np.flatnonzero(mask)
         new = [action for action in allowed if action in untaken]
-        action = int(choose.choice(new or allowed))
+        # What is seldom allowed may not be for long.
+        rarest = [action for action in new if times[action] == times[new].min()]
+        action = int(choose.choice(rarest or allowed))
         untaken.discard(action)
         population.step({0: action})
     return Walk(population, tuple(moments))
