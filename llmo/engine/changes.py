@@ -170,6 +170,11 @@ class Changes(Verbalising):
         self._take_structure(row, structure)
         anchored = settings.anchored and self.rows[row].anchored is not None
         now = state.hyperparameters
+        if settings.verbalised:
+            # The head that is kept may be another's than that which these weights said names instead of.
+            self.rows[row].hold("head", None)
+        if settings.verbalised != now.verbalised:
+            self._forget_collected(row)
         stays = {"mixing": now.mixing, "prediction": now.prediction, "anchored": anchored}
         self.change(row, **{**vars(settings), **stays})
         self.rows[row].own_average()[0] = self.effective([row])[0]
@@ -238,10 +243,6 @@ class Changes(Verbalising):
         assert mean is not None
         self._set_weights(row, mean)
         self._forget_collected(row)
-
-    def _forget_collected(self, row: int) -> None:
-        self.rows[row].hold("collected", None)
-        self.states[row].collected = 0
 
     def mixes(self, row: int) -> bool:
         """Whether weights can be averaged in a row: those that an adapter multiplies cannot, nor those on a grid."""

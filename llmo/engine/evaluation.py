@@ -19,7 +19,7 @@ from llmo.engine.scoring import score_in_passes
 from llmo.engine.smaller import Smaller
 from llmo.engine.soup import greedy_soup
 from llmo.engine.structure import WHOLE_MODEL
-from llmo.hyperparameters import VIRTUAL
+from llmo.hyperparameters import VIRTUAL, Hyperparameters
 from llmo.measurement import Measurement
 
 _EVALUATED_AT_ONCE = {"cpu": 4}
@@ -133,11 +133,11 @@ class Evaluation(Changes):
             # The loss of an ensemble is none that a soup could be measured by.
             return []
         # What the best loss was measured on is to be what the others are measured on.
-        now = state.hyperparameters
-        if (best.template, best.shots) != (now.template, now.shots):
+        here = _reading(state.hyperparameters)
+        if _reading(best) != here:
             return []
-        same = {name: saved for name, saved in state.registers.items() if saved[4] == structure}
-        losses = {name: saved[3] for name, saved in same.items() if saved[1] not in VIRTUAL}
+        alike = (name for name, saved in state.registers.items() if (saved[4], _reading(saved[0])) == (structure, here))
+        losses = {name: state.registers[name][3] for name in alike if state.registers[name][1] not in VIRTUAL}
         if state.loss > state.best_loss:
             losses["current"] = state.loss
         names = sorted(losses, key=lambda name: losses[name])
@@ -183,7 +183,9 @@ class Evaluation(Changes):
             return False
         if state.hyperparameters.prediction == "alone" or name in state.registers:
             return True
-        return self._pays(row, self.evaluation_cost(row) + self.evaluation_cost(row, ()))
+        # Together they run as whole models.
+        whole = self.cost(state.rank, state.problem, state.adapter).forward * len(state.validation.inputs)
+        return self._pays(row, self.evaluation_cost(row) + whole)
 
     def _pays(self, row: int, look: float) -> bool:
         """Whether the budget pays for a step and a validation pass of some FLOPs."""
@@ -240,3 +242,8 @@ class Evaluation(Changes):
             total += loss.item() * here
             count += here
         return total / count
+
+
+def _reading(settings: Hyperparameters) -> tuple[int, int, bool]:
+    """How texts are read and classes said: only weights that agree on it can be mixed."""
+    return settings.template, settings.shots, settings.verbalised

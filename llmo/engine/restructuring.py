@@ -17,6 +17,7 @@ from llmo.engine.intervals import draw_interval
 from llmo.engine.privacy import gradients_by_sequence
 from llmo.engine.structure import WHOLE_MODEL, Structure
 from llmo.engine.structures import Family
+from llmo.hyperparameters import VIRTUAL
 
 STEPS = 4
 """Units are dropped and come back in so many parts."""
@@ -180,8 +181,11 @@ class Restructuring(Evaluation):
     # A student
 
     def can_teach_smaller(self, row: int) -> bool:
-        """Whether the model has been validated, and can become smaller."""
-        return self.states[row].best_state is not None and (self.can_prune_units(row) or self.can_remove_block(row))
+        """Whether the model has been validated, without virtual tokens at its best, and can become smaller."""
+        best = self.states[row].best_state
+        if best is None or best[1] in VIRTUAL:
+            return False
+        return self.can_prune_units(row) or self.can_remove_block(row)
 
     def become_student(self, row: int) -> None:
         """Become a student of the best weights so far, with a block less and half of the units, where that can be."""

@@ -64,10 +64,17 @@ class Verbalising(OwnData):
         self.change(row, verbalised=False)
 
     def _set_head(self, row: int, head: Tensor) -> None:
-        """Another head, whose moments begin anew."""
+        """Another head, whose moments begin anew, and all means of weights."""
         full = self.rows[row].own_full()
         for moment in (full.first, full.second):
             self.layout.unflatten(moment[0])[HEAD].zero_()
         self.layout.unflatten(full.values[0])[HEAD].copy_(head)
         if self.states[row].hyperparameters.optimizer == "schedule_free":
             self.layout.unflatten(full.first[0])[HEAD].copy_(head)
+        self.rows[row].own_average()[0] = self.effective([row])[0]
+        self.states[row].averaged_steps = 0
+        self._forget_collected(row)
+
+    def _forget_collected(self, row: int) -> None:
+        self.rows[row].hold("collected", None)
+        self.states[row].collected = 0

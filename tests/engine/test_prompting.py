@@ -1,6 +1,7 @@
 """What stands around texts in training, validation and test, against the Hugging Face model on texts made by hand."""
 
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -203,10 +204,26 @@ def test_only_a_head_with_weights_of_its_own_is_verbalised_and_only_once() -> No
     assert allowed(population) == [False, True]
     take(population, "load_1")
     assert allowed(population) == [True, False] and not run.states[0].hyperparameters.verbalised
-    take(population, "load_2", "verbaliser_off", "prune_more")
+    take(population, "load_2")
+    assert allowed(population) == [False, False], "these weights may have said names instead of another head"
+    take(population, "load_1", "prune_more")
     assert allowed(population) == [False, False], "a pruned head would fill up"
     for task in ("tagging", "seq2seq", "causal_lm"):
         assert not any(allowed(started(task)))
+
+
+def test_no_mean_of_weights_brings_another_head_back() -> None:
+    population = started()
+    run = population.run_of(0)
+    take(population, "save_1", "swa_collect")
+    run.train([0])
+    run.evaluate([0])
+    assert run.states[0].collected and run.states[0].averaged_steps
+    run.verbalise(0)
+    assert not run.states[0].collected and not run.states[0].averaged_steps
+    assert torch.equal(run.rows[0].averaged, run.effective([0])[0])
+    run.states[0].loss = math.inf
+    assert run.soup_candidates(0) == []
 
 
 def test_a_verbalised_head_goes_to_the_disk_and_back() -> None:

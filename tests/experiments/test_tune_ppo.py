@@ -8,7 +8,7 @@ import pytest
 
 from llmo.cli import main
 
-SMALL = ["tune_ppo", "--steps", "32", "--demonstrations", "2", "--instances", "1", "--replicas", "2"]
+SMALL = ["tune_ppo", "--steps", "16", "--demonstrations", "1", "--instances", "1", "--replicas", "1"]
 
 
 def test_a_search_goes_on_as_if_it_had_not_been_stopped(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

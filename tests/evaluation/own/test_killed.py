@@ -5,7 +5,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-KILLS = 2
+KILLS = 1
 """More of them: `python tests/evaluation/own/killed.py FOLDER 20 0`."""
 
 
