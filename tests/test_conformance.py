@@ -11,7 +11,13 @@ from llmo.evaluation.checks import CHECKS, check
 
 for kind in CHECKS:
     catalog.load(kind)
-NAMES = sorted({name for kind in CHECKS for name in catalog.KINDS[kind].names()})
+ACTIONS = set(catalog.KINDS["actions"].names())
+# One process looks at all actions, as walks through the states of runs are made once a process.
+TOGETHER = pytest.mark.xdist_group("actions")
+NAMES = [
+    pytest.param(name, marks=[TOGETHER] if name in ACTIONS else [])
+    for name in sorted({name for kind in CHECKS for name in catalog.KINDS[kind].names()})
+]
 
 
 @cache
@@ -31,6 +37,7 @@ def test_an_unknown_name_is_refused_with_the_nearest() -> None:
         check("traking")
 
 
+@TOGETHER
 def test_the_command_prints_the_lines(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "noise_up"]) == 0
     assert capsys.readouterr().out.splitlines() == list(lines("noise_up"))

@@ -18,9 +18,11 @@ from llmo.mdp.instances import STEPS, Instance
 from llmo.mdp.population import Population, Snapshot
 from llmo.mdp.spec import EnvSpec, env_spec
 
-LONGEST, FOR_EACH = 40, 2
-"""Steps of the walk through a run's states, on which an action must be allowed somewhere: at most so many, or for a
-long menu so many for each action."""
+LONGEST, WALKS = 40, 2
+"""Steps of a walk through a run's states: at most so many, or for a long menu as many as it has actions; and how many
+walks there are, as some actions close others for good. On them an action must be allowed somewhere."""
+LAST = ("prune_more", "quantise_int8")
+"""Taken when all else has been: nothing undoes them, and they close what trains all weights or brings parts back."""
 LOOKED_AT = 64
 """Train instances that a kind of run is looked for among."""
 MOST_KINDS = 10
@@ -51,8 +53,8 @@ class Walk:
 
     Attributes:
         population: Two slots with models of one shape.
-        moments: Of the first slot: before each step of a walk that takes every action of the menu as soon as it can,
-            what was seldom allowed first, until each has been allowed.
+        moments: Of the first slot: before each step of walks that take every action of the menu as soon as they can,
+            what has just become allowed first, until each has been allowed.
     """
 
     population: Population
@@ -118,29 +120,38 @@ def _check_in(place: Place, name: str, action: Action, here: Snapshot, findings:
         _undone(action, walk.population, here)
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=MOST_KINDS)
 def states(place: Place) -> Walk:
     """A walk through the states of a run, the same for every action on a kind of run."""
     spec = env_spec(place.env)
     population = Population(spec, 2, executor="batched")
-    longest = max(LONGEST, FOR_EACH * len(spec.menu))
-    instance = _rich(spec, place.task, longest / STEPS[0])
-    population.reset({0: instance, 1: instance})
-    untaken, choose = set(range(len(spec.menu))), np.random.default_rng(0)
+    longest = max(LONGEST, len(spec.menu))
+    # Many actions make a step dearer.
+    instance = _rich(spec, place.task, 2 * longest / STEPS[0])
     moments: list[Snapshot] = []
-    times = np.zeros(len(spec.menu), int)
-    while len(moments) < longest and not population.episode(0).ended and not times.all():
+    for seed in range(WALKS):
+        population.reset({0: instance, 1: instance})
+        moments += _walk(population, longest, seed)
+    return Walk(population, tuple(moments))
+
+
+def _walk(population: Population, longest: int, seed: int) -> list[Snapshot]:
+    """The states of the first slot on one way through them."""
+    untaken, choose = np.ones(len(population.spec.menu), bool), np.random.default_rng(seed)
+    moments: list[Snapshot] = []
+    ever, before = np.zeros((2, len(untaken)), bool)
+    sooner = np.array([name not in LAST for name in population.spec.menu])
+    while len(moments) < longest and not population.episode(0).ended and not ever.all():
         moments.append(population.snapshot(0))
         mask = population.mask(0)
-        times += mask
-        allowed = np.flatnonzero(mask)
-        new = [action for action in allowed if action in untaken]
-        # What is seldom allowed may not be for long.
-        rarest = [action for action in new if times[action] == times[new].min()]
-        action = int(choose.choice(rarest or allowed))
-        untaken.discard(action)
+        ever |= mask
+        new = untaken & mask
+        # What was masked a step before may be masked a step later.
+        likeliest = next(some for some in (new & sooner & ~before, new & sooner, new, mask) if some.any())
+        action, before = int(choose.choice(np.flatnonzero(likeliest))), mask
+        untaken[action] = False
         population.step({0: action})
-    return Walk(population, tuple(moments))
+    return moments
 
 
 def _rich(spec: EnvSpec, task: str, budget_scale: float) -> Instance:
