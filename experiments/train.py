@@ -136,6 +136,8 @@ def train(
     with RunDir(out, resume) as run:
         if own is not None:
             env = _own_env(run, own, Budget.parse(budget), batch, lora, device)
+        # A policy that is gone on from is its own teacher.
+        teacher = agent if start else teacher
         chosen = executor or run.settled("executor") or population_executor(steps)
         asked = {**asdict(own), "budget": budget, "batch": batch, "lora": lora} if own is not None else None
         settings = Settings(
@@ -226,11 +228,9 @@ def _learn(learner: LearningAgent, run: RunDir, settings: Settings, workers: Wor
 
 
 def _demonstrated(settings: Settings, workers: Workers, policy: str) -> Demonstrations:
-    """What the teacher does and reaches on the train instances that are learned on; a policy is its own."""
-    teacher = settings.agent if policy else settings.teacher
-    return _demonstrated_once(
-        settings.env, teacher, settings.demonstrations, workers, settings.replicas, settings.executor, policy
-    )
+    """What the teacher does and reaches on the train instances that are learned on."""
+    asked = settings.demonstrations, workers, settings.replicas, settings.executor
+    return _demonstrated_once(settings.env, settings.teacher, *asked, policy)
 
 
 @lru_cache(maxsize=1)

@@ -9,19 +9,19 @@ from torch import Tensor
 
 from llmo.engine.adapter_kinds import KINDS
 from llmo.engine.adapters import adapted, grow
-from llmo.engine.compressing import prune, pruned, quantise, relative_size
+from llmo.engine.compressing import pruned, quantise
 from llmo.engine.layout import MAX_RANK
 from llmo.engine.low_rank import average_factors
 from llmo.engine.other_optimizers import begin
-from llmo.engine.structure import WHOLE_MODEL, Structure
-from llmo.engine.verbalising import Verbalising
+from llmo.engine.pruning import Pruning
+from llmo.engine.structure import Structure
 from llmo.errors import LlmoError
 from llmo.hyperparameters import VIRTUAL, Adapter, Hyperparameters, Optimizer
 
 FRESH_RANK = 4
 
 
-class Changes(Verbalising):
+class Changes(Pruning):
     """N replicas of one model that can be changed; see `Replicas` for the arguments."""
 
     # The optimizer and the adapter
@@ -104,8 +104,7 @@ class Changes(Verbalising):
     def _begin_anew(self, row: int) -> None:
         """Forget moments and averages that were there with other virtual tokens, or none."""
         self._begin_optimizer(row)
-        self.rows[row].own_average()[0] = self.effective([row])[0]
-        self.states[row].averaged_steps = 0
+        self.average_anew(row)
 
     def _grow(self, row: int, rank: int) -> None:
         state, seed = self.states[row], self._seed(row)
@@ -134,6 +133,12 @@ class Changes(Verbalising):
 
     def _optimizer(self, row: int) -> Optimizer:
         return self.states[row].hyperparameters.optimizer
+
+    def quantise(self, row: int) -> None:
+        """Round the linear layers to eight bits and train a LoRA adapter on them from now on."""
+        quantise(self.layout, self.rows[row].own_full().values[0])
+        self.fresh_adapter(row)
+        self.change(row, quantised=True)
 
     # What a row goes back to
 
@@ -177,8 +182,7 @@ class Changes(Verbalising):
             self._forget_collected(row)
         stays = {"mixing": now.mixing, "prediction": now.prediction, "anchored": anchored}
         self.change(row, **{**vars(settings), **stays})
-        self.rows[row].own_average()[0] = self.effective([row])[0]
-        state.averaged_steps = 0
+        self.average_anew(row)
 
     def _take_structure(self, row: int, structure: Structure) -> None:
         """Have other parts; a mean of weights with those that were there before ends."""
@@ -275,42 +279,3 @@ class Changes(Verbalising):
             self._prune(row)
         if self._optimizer(row) == "schedule_free" and not self.has_own_adapter(row):
             full.first[0] = full.values[0]
-
-    # Smaller weights
-
-    def prune_more(self, row: int) -> None:
-        """Set more of the smallest weights to zero, where they stay."""
-        self.change(row, sparsity=self.states[row].hyperparameters.sparsity + 1)
-        self._prune(row)
-
-    def _prune(self, row: int) -> None:
-        full = self.rows[row].own_full()
-        matrices = self._matrices_of(self.states[row].structure)
-        prune(full.values[0], matrices, self.states[row].hyperparameters.level("sparsity"))
-        if self._optimizer(row) == "schedule_free":
-            # Its fast sequence would bring back what was pruned.
-            full.first[0].masked_fill_(pruned(full.values[0], self._matrices), 0.0)
-
-    def quantise(self, row: int) -> None:
-        """Round the linear layers to eight bits and train a LoRA adapter on them from now on."""
-        quantise(self.layout, self.rows[row].own_full().values[0])
-        self.fresh_adapter(row)
-        self.change(row, quantised=True)
-
-    def size(self, row: int) -> float:
-        """Bytes of all weights that predict over those of the whole model in float32; adapters are not counted."""
-        state, here = self.states[row], self.rows[row]
-        saved = [(name, state.registers[name]) for name in state.members]
-        members = [(here.saved(name)[0], settings, structure) for name, (settings, _, _, _, structure) in saved]
-        present = here.weights, state.hyperparameters, state.structure
-        return sum(self._relative_size(*one) for one in (present, *members))
-
-    def _relative_size(self, weights: Tensor, settings: Hyperparameters, structure: Structure) -> float:
-        there = self._size(structure)
-        if not (settings.sparsity or settings.quantised):
-            return there / self.parameters
-        return relative_size(self.layout, weights, self._matrices_of(structure), settings.quantised, there)
-
-    def _matrices_of(self, structure: Structure) -> Tensor:
-        """Which places of a row belong to matrices that are there, bool [P]."""
-        return self._matrices if structure == WHOLE_MODEL else self._matrices & self.present(structure)

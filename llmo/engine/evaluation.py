@@ -145,9 +145,8 @@ class Evaluation(Changes):
 
     def can_pay_soup(self, row: int) -> bool:
         """Whether there is something to mix, and the budget pays for its validation passes and a step."""
-        state, count = self.states[row], len(self.soup_candidates(row))
-        price = (count + 1) * self.evaluation_cost(row) + self.step_cost(row)
-        return count > 0 and price <= state.problem.budget - state.spent
+        count = len(self.soup_candidates(row))
+        return count > 0 and self.pays(row, (count + 1) * self.evaluation_cost(row))
 
     def load_soup(self, row: int) -> None:
         """Set the effective weights to a greedy soup of what is kept; an adapter stays on."""
@@ -174,7 +173,7 @@ class Evaluation(Changes):
         state = self.states[row]
         if not state.registers or self.interface.outputs < 2 or self.ranks is not None:
             return False
-        return self._pays(row, self.evaluation_cost(row, tuple(state.registers)))
+        return self.pays(row, self.evaluation_cost(row, tuple(state.registers)))
 
     def can_save(self, row: int, name: str) -> bool:
         """Whether a register does not hold just this, and the budget pays for one more that predicts along."""
@@ -184,13 +183,8 @@ class Evaluation(Changes):
         if state.hyperparameters.prediction == "alone" or name in state.registers:
             return True
         # Together they run as whole models.
-        whole = self.cost(state.rank, state.problem, state.adapter).forward * len(state.validation.inputs)
-        return self._pays(row, self.evaluation_cost(row) + whole)
-
-    def _pays(self, row: int, look: float) -> bool:
-        """Whether the budget pays for a step and a validation pass of some FLOPs."""
-        state = self.states[row]
-        return self.step_cost(row) + look <= state.problem.budget - state.spent
+        whole = self.cost(state.rank, state.problem, state.adapter).forward * len(state.problem.task.validation.inputs)
+        return self.pays(row, self.evaluation_cost(row) + whole)
 
     def _first_change(self, row: int) -> float:
         """How much Adam's first step will change the matrices, relative to their norm; 0 where an adapter is trained.

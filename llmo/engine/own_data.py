@@ -65,8 +65,7 @@ class OwnData(Weights):
         if self.interface.kind != "causal_lm" or state.problem.task.padded or state.best_state is None:
             return False
         price = (BEAMS + 1) * WRITTEN * self.best_cost(row)
-        left = state.problem.budget - state.spent - self.evaluation_cost(row) - self.step_cost(row)
-        return self.ranks is None and price <= left
+        return self.ranks is None and self.pays(row, price + self.evaluation_cost(row))
 
     # Tokens
 

@@ -8,15 +8,13 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from llmo.budget import Cost, input_gradient_cost, sequence_cost
-from llmo.engine.auxiliary import head_cost
+from llmo.budget import Cost, sequence_cost
 from llmo.engine.batches import fixed_mixture
 from llmo.engine.choice import make_executor, valid_device
 from llmo.engine.dropout import blocks
@@ -24,10 +22,8 @@ from llmo.engine.intervals import sampled
 from llmo.engine.memory import Passes
 from llmo.engine.models import make_plain
 from llmo.engine.next_batch import NextBatch
-from llmo.engine.perturbing import PASSES
 from llmo.engine.ranks import Ranks, launched
 from llmo.engine.rows import make_rows
-from llmo.engine.selecting import candidates
 from llmo.engine.single import SingleSettings
 from llmo.engine.smaller import SmallerModels
 from llmo.engine.soft_targets import teacher_loss
@@ -36,7 +32,7 @@ from llmo.engine.structure import WHOLE_MODEL, Structure
 from llmo.engine.structures import Structures
 from llmo.engine.virtual import VirtualTokens, can_have_virtual_tokens, with_virtual_tokens
 from llmo.errors import LlmoError
-from llmo.hyperparameters import VIRTUAL, VIRTUAL_TOKENS, Adapter, Hyperparameters, default_learning_rate
+from llmo.hyperparameters import VIRTUAL, Hyperparameters, default_learning_rate
 from llmo.kinds import Interface, kind_of
 
 if TYPE_CHECKING:
@@ -161,95 +157,6 @@ class Replicas:
         """Put a snapshot into a row; continuing from it is bit-identical within one executor."""
         self.rows[row].take(snapshot.tensors)
         self.states[row] = snapshot.state.copy()
-
-    # What things cost
-
-    def cost(
-        self,
-        rank: int,
-        problem: Problem,
-        adapter: Adapter = "lora",
-        frozen: int = 0,
-        structure: Structure = WHOLE_MODEL,
-    ) -> Cost:
-        """FLOPs of one sequence of a problem with an adapter of some rank (0: none); see `sequence_cost`."""
-        task, modules = problem.task, problem.target_modules
-        key = rank, task.tokens, task.positions, modules, adapter, frozen, structure.removed
-        if key not in self._costs:
-            config, kind = self.structures.config(structure), self.interface.kind
-            self._costs[key] = sequence_cost(config, task.tokens, rank, modules, kind, task.positions, adapter, frozen)
-        return self._costs[key]
-
-    def saved_cost(self, row: int, structure: Structure, adapter: Adapter = "full") -> float:
-        """FLOPs of a forward pass of one sequence through effective weights: adapters but virtual tokens are merged."""
-        state = self.states[row]
-        if adapter in VIRTUAL:
-            return self.cost(1, state.problem, adapter).forward
-        return self.cost(state.rank if self.frozen else 0, state.problem, structure=structure).forward
-
-    def best_cost(self, row: int) -> float:
-        """The same of the weights that a row delivers."""
-        best = self.states[row].best_state
-        adapter = self.states[row].adapter if best is None else best[1]
-        return self.saved_cost(row, self.saved_structure(row, "best"), adapter)
-
-    def step_cost(self, row: int) -> float:
-        """FLOPs of one batch of a row as it is set now."""
-        state = self.states[row]
-        settings, problem = state.hyperparameters, state.problem
-        trained = self.cost(state.rank, problem, state.adapter, self._frozen_parameters(row), state.structure)
-        own, best = self.saved_cost(row, state.structure, state.adapter), self.best_cost(row)
-        soft = {
-            "off": 0.0,
-            "averaged": own,
-            "best": best,
-            "teacher": state.teacher_cost,
-            "ensemble": own + best + state.teacher_cost,
-            "larger": self.saved_cost(row, state.larger),
-        }[settings.distillation]
-        harder = 0.0
-        if passes := PASSES[settings.perturbation]:
-            task, config = problem.task, self.structures.config(state.structure)
-            tokens = task.tokens + (VIRTUAL_TOKENS if state.adapter == "prompt" else 0)
-            harder = passes * input_gradient_cost(config, tokens, self.interface.kind, task.positions)
-            if settings.perturbation == "swaps":
-                # Every gradient in the inputs is multiplied with every embedding.
-                harder += 2.0 * task.tokens * self.config.hidden_size * self.config.vocab_size
-        reference = state.teacher_cost if settings.selection == "clean" and state.teacher_cost else own
-        looked_at = 0.0 if settings.selection == "off" else candidates(settings.selection) * reference
-        labelled = best if settings.pseudo_labels else 0.0
-        whole = not (self.frozen or state.rank)
-        read = head_cost(settings, self.config, problem.task.tokens, self.interface.kind, whole)
-        return problem.batch * (trained.train + soft + harder + looked_at + labelled + read)
-
-    def evaluation_cost(self, row: int, members: Sequence[str] | None = None) -> float:
-        """FLOPs of one validation pass of a row.
-
-        Args:
-            row: Which.
-            members: Registers that predict along; None for those that do now.
-        """
-        state = self.states[row]
-        examples = len(state.problem.task.validation.inputs)
-        saved = [state.registers[name] for name in (state.members if members is None else members)]
-        if not saved:
-            return examples * self.cost(state.rank, state.problem, state.adapter, 0, state.structure).forward
-        # Together they run as whole models, absent parts as zeros.
-        kinds = [(state.rank, state.adapter), *((rank, adapter) for _, adapter, rank, *_ in saved)]
-        return examples * sum(self.cost(rank, state.problem, adapter).forward for rank, adapter in kinds)
-
-    def affordable_steps(self, row: int) -> int:
-        """Batches of the next interval: all, or what the budgets still pay, that of FLOPs with a validation pass."""
-        state = self.states[row]
-        if state.stopped:
-            return 0
-        left = state.problem.budget - state.spent - self.evaluation_cost(row)
-        steps = max(0, min(state.problem.interval, int(left / self.step_cost(row))))
-        privacy = state.problem.privacy
-        if privacy is None:
-            return steps
-        noise = state.hyperparameters.level("noise")
-        return privacy.affordable(state.private_steps, noise, state.problem.batch, steps)
 
     def saved_structure(self, row: int, name: str) -> Structure:
         """The structure of what was saved under a name, or that the best validation had (`best`)."""

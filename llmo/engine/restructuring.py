@@ -42,9 +42,7 @@ class Restructuring(Evaluation):
         """Whether a row has more than one block, and the budget pays for trying each and for a step."""
         if not self.can_restructure(row) or len(self._blocks(row)) < 2:
             return False
-        state = self.states[row]
-        price = self._trials_cost(row) + self.evaluation_cost(row) + self.step_cost(row)
-        return price <= state.problem.budget - state.spent
+        return self.pays(row, self._trials_cost(row) + self.evaluation_cost(row))
 
     def remove_block(self, row: int) -> None:
         """Drop the block without which the validation loss is lowest, of weights as they are now; trying is charged."""
@@ -133,9 +131,7 @@ class Restructuring(Evaluation):
         """Whether each block can have fewer heads, and the budget pays for finding out which matter least."""
         if not self.can_restructure(row) or not self.structures.fewer_heads(self._heads(row)):
             return False
-        state = self.states[row]
-        price = self._importance_cost(row) + self.evaluation_cost(row) + self.step_cost(row)
-        return price <= state.problem.budget - state.spent
+        return self.pays(row, self._importance_cost(row) + self.evaluation_cost(row))
 
     def prune_heads(self, row: int) -> None:
         """Drop the heads of each block that the loss of the next batch's sequences depends on least; that is charged.
@@ -221,8 +217,7 @@ class Restructuring(Evaluation):
     def _restructured(self, row: int, structure: Structure) -> None:
         """Have another structure; the average starts again from here."""
         self._take_structure(row, structure)
-        self.rows[row].own_average()[0] = self.effective([row])[0]
-        self.states[row].averaged_steps = 0
+        self.average_anew(row)
 
 
 def _dropped(sizes: Tensor, gone: list[int], count: int) -> tuple[int, ...]:

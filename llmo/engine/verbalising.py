@@ -71,8 +71,7 @@ class Verbalising(OwnData):
         self.layout.unflatten(full.values[0])[HEAD].copy_(head)
         if self.states[row].hyperparameters.optimizer == "schedule_free":
             self.layout.unflatten(full.first[0])[HEAD].copy_(head)
-        self.rows[row].own_average()[0] = self.effective([row])[0]
-        self.states[row].averaged_steps = 0
+        self.average_anew(row)
         self._forget_collected(row)
 
     def _forget_collected(self, row: int) -> None:

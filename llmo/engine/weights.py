@@ -8,12 +8,12 @@ import torch
 from torch import Tensor
 
 from llmo.engine.adapter_kinds import KINDS
-from llmo.engine.replicas import Replicas
+from llmo.engine.prices import Prices
 from llmo.engine.structure import WHOLE_MODEL, Structure
 from llmo.hyperparameters import VIRTUAL, Adapter
 
 
-class Weights(Replicas):
+class Weights(Prices):
     """N replicas of one model; see `Replicas` for the arguments."""
 
     def has_own_adapter(self, row: int) -> bool:
@@ -42,6 +42,11 @@ class Weights(Replicas):
     def present(self, structure: Structure) -> Tensor:
         """Which places of a row are there, bool [P]."""
         return self.structures.present(structure).to(self.device)
+
+    def average_anew(self, row: int) -> None:
+        """Begin the running average again, from the effective weights as they are."""
+        self.rows[row].own_average()[0] = self.effective([row])[0]
+        self.states[row].averaged_steps = 0
 
     def delivered(self, row: int) -> Tensor:
         """What a row delivers, [m, P]: the best by validation, an adapter of its own merged; the first before that.
