@@ -127,7 +127,7 @@ def train(
         raise LlmoError("agent", agent, "one that learns, such as ppo")
     valid_teacher(teacher)
     if start:
-        learner = catalog.make_agent(agent, policy=_start_of(learner, start))
+        learner = catalog.make_agent(agent, policy=_start_of(agent, learner, start))
     valid_reward(reward)
     if not 0 < gamma <= 1:
         raise LlmoError("gamma", gamma, "above 0 and at most 1")
@@ -150,14 +150,14 @@ def train(
     print(f"the policy is in {out / 'policy'}")
 
 
-def _start_of(learner: LearningAgent, start: str) -> str:
+def _start_of(agent: str, learner: LearningAgent, start: str) -> str:
     """The folder that `--start` means.
 
     Raises:
         LlmoError: The agent cannot go on from a policy, or no policy comes with it.
     """
     if not learner.goes_on:
-        raise LlmoError("agent with --start", type(learner).__name__, "one that goes on from a policy, such as ppo")
+        raise LlmoError("agent with --start", agent, "one that goes on from a policy, such as ppo")
     if start != "shipped":
         return start
     if learner.shipped is None:
