@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import numpy as np
@@ -14,13 +14,15 @@ from llmo.catalog.tuned import DEFAULT_ENV
 from llmo.engine.run import Run
 from llmo.evaluation.compare import difference
 from llmo.evaluation.findings import Findings, require, require_same
-from llmo.mdp.instances import STEPS, Instance
+from llmo.mdp.instances import Instance
 from llmo.mdp.population import Population, Snapshot
 from llmo.mdp.spec import EnvSpec, env_spec
 
 LONGEST, WALKS = 40, 2
 """Steps of a walk through a run's states: at most so many, or for a long menu as many as it has actions; and how many
 walks there are, as some actions close others for good. On them an action must be allowed somewhere."""
+INTERVAL = 2
+"""Optimizer steps between two states: what an action does shows in the first."""
 LAST = ("prune_more", "quantise_int8")
 """Taken when all else has been: nothing undoes them, and they close what trains all weights or brings parts back."""
 LOOKED_AT = 64
@@ -126,8 +128,12 @@ def states(place: Place) -> Walk:
     spec = env_spec(place.env)
     population = Population(spec, 2, executor="batched")
     longest = max(LONGEST, len(spec.menu))
+    instance = _rich(spec, place.task)
+    population.reset({0: instance})
+    run = population.run_of(0)
+    price = INTERVAL * run.step_cost(0) + run.evaluation_cost(0)
     # Many actions make a step dearer.
-    instance = _rich(spec, place.task, 2 * longest / STEPS[0])
+    instance = replace(instance, interval=INTERVAL, budget=2 * longest * price)
     moments: list[Snapshot] = []
     for seed in range(WALKS):
         population.reset({0: instance, 1: instance})
@@ -154,12 +160,12 @@ def _walk(population: Population, longest: int, seed: int) -> list[Snapshot]:
     return moments
 
 
-def _rich(spec: EnvSpec, task: str, budget_scale: float) -> Instance:
+def _rich(spec: EnvSpec, task: str) -> Instance:
     """Of some train instances of a task, the one that offers most; of those alike the cheapest.
 
-    It has a budget for the walk, nothing closed or hidden, a teacher, dirt in its data, room in its adapter, if any.
+    It has nothing closed or hidden, a teacher, dirt in its data, room in its adapter, if any.
     """
-    found = [spec.draw("train", index, budget_scale) for index in range(LOOKED_AT)]
+    found = [spec.draw("train", index, 1.0) for index in range(LOOKED_AT)]
     fitting = [instance for instance in found if instance.task == task] or found
     return min(fitting, key=_offers)
 
