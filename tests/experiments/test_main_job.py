@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from llmo import learned
 from llmo.cli import main
 from llmo.evaluation import learning
 from llmo.policy_file import load_policy, save_policy
@@ -61,12 +62,13 @@ def test_a_policy_that_has_changed_is_not_scored_by_old_episodes(
 
 def test_an_interrupted_run_goes_on_as_if_it_had_not_been(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run(folder: str) -> bytes:
-        # Two slots of 16 steps make an update.
-        words = ["train", ENV, "--replicas", "2", "--workers", "0", "--steps", "192"]
+        # Two slots of 4 steps make an update.
+        words = ["train", ENV, "--replicas", "2", "--workers", "0", "--steps", "48"]
         words += ["--demonstrations", "0", "--reward", "gain"]
         assert main([*words, "--out", str(tmp_path / folder), "--resume"]) == 0
         return (tmp_path / folder / "policy" / "policy.safetensors").read_bytes()
 
+    monkeypatch.setattr(learned, "ROLLOUT", 4)
     monkeypatch.setattr(learning, "EVERY", 4)
     whole = run("whole")
     with monkeypatch.context() as patch:
