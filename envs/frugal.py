@@ -1,4 +1,4 @@
-"""Language modelling where compute and size have a price: prune, round, stop in time.
+"""Language modelling where compute, size and speed have a price: prune, round, stop in time.
 
 See `llmo/mdp/frugal_instances.py` for what an instance draws.
 """
@@ -12,9 +12,9 @@ from llmo.mdp.spec import EnvSpec
 from llmo.registry import environments
 
 
-@environments.register("llmo/Frugal-v0")
+@environments.register("llmo/Frugal-v1")
 def frugal() -> EnvSpec:
-    """Adapt a small language model at the least price of compute, size and loss together."""
+    """Adapt a small language model at the least price of compute, size, speed and loss together."""
     closed = ("replay", "clean", "pseudo", "noise", *CLASSIFYING)
     menu = tuple(name for name in WHOLE_MENU if not name.startswith(closed))
-    return EnvSpec("llmo/Frugal-v0", (*menu, "stop"), draw_frugal_instance, build_problem)
+    return EnvSpec("llmo/Frugal-v1", (*menu, "stop"), draw_frugal_instance, build_problem)

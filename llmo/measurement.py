@@ -37,12 +37,13 @@ class Measurement:
         learning_rate: Rate of the last optimizer step.
         teacher_loss: Validation loss of the external teacher; NaN without one.
         diverged: Whether a loss or gradient was NaN or Inf.
-        best_priced_loss: The lowest so far of the validation losses with the price of size in them; NaN where size has
-            none.
+        best_priced_loss: The lowest so far of the validation losses with the prices of size and work in them; NaN where
+            neither has one.
         forgotten: How far the validation loss of an earlier phase of the data lies above its lowest, as a log ratio, of
             the phase where that is most; NaN where no data have shifted.
         privacy: Share of the budget of privacy that is spent; NaN where training is not private.
         size: Bytes of the weights over those of dense float32 ones, in (0, 1]; of an ensemble that of all its members.
+        work: FLOPs of a prediction over those of the whole model, above 0; of an ensemble those of all its members.
         registers: Validation loss of what each of the three registers holds; NaN for an empty one.
         epsilon: Epsilon of (epsilon, delta) differential privacy that all steps so far have cost, at least 0; NaN where
             training is not private.
@@ -72,6 +73,7 @@ class Measurement:
     forgotten: float = math.nan
     privacy: float = math.nan
     size: float = 1.0
+    work: float = 1.0
     registers: Triple = (math.nan, math.nan, math.nan)
     epsilon: float = math.nan
     delta: float = math.nan
@@ -85,7 +87,7 @@ class Measurement:
 
     @property
     def best(self) -> float:
-        """What rewards are gained on: the best loss so far, with the price of size in it."""
+        """What rewards are gained on: the best loss so far, with the prices of size and work in it."""
         return self.best_validation_loss if math.isnan(self.best_priced_loss) else self.best_priced_loss
 
     @property

@@ -190,6 +190,8 @@ def _more_features() -> tuple[Feature, ...]:
     features.append(Feature("shots", "menu", "labelled examples that stand before each text, over 2", shots))
     meaning = "whether the classification head was set to say the names of its classes"
     features.append(Feature("verbalised", "menu", meaning, read.setting("verbalised", True)))
+    meaning = "log(FLOPs of a prediction / those of the whole model)"
+    features.append(Feature("work", "menu", meaning, lambda h: math.log(h.last.work)))
     return tuple(features)
 
 

@@ -103,8 +103,8 @@ class Evaluation(Changes):
         # A vote has a loss even where weights have none.
         state.diverged |= not (math.isfinite(loss) and math.isfinite(own))
         state.loss, state.own_loss = (math.inf, math.inf) if state.diverged else (loss, own)
-        size = self.size(row)
-        state.priced = state.loss * size**state.problem.size_price
+        size, work = self.size(row), self.work(row)
+        state.priced = state.loss * size**state.problem.size_price * work**state.problem.work_price
         if state.priced < state.best_priced:
             state.best_loss, state.best_priced = state.loss, state.priced
             state.best_state = (state.hyperparameters, state.adapter, state.rank, state.structure)
@@ -120,7 +120,7 @@ class Evaluation(Changes):
             self.collect(row)
         if state.hyperparameters.mixing == "tracking" and sums.steps and not state.diverged:
             state.mixture = tracking_mixture(state.mixture, state.source_loss, state.own_loss)
-        return measurement(state, sums, size)
+        return measurement(state, sums, size, work)
 
     def soup_candidates(self, row: int) -> list[str]:
         """Names of what `load_soup` would mix with the best weights, by validation loss, the running average last."""

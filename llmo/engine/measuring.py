@@ -12,13 +12,14 @@ from llmo.engine.state import State, Sums
 from llmo.measurement import Measurement, Triple
 
 
-def measurement(state: State, interval: Sums, size: float) -> Measurement:
+def measurement(state: State, interval: Sums, size: float, work: float) -> Measurement:
     """What a row's interval measured.
 
     Args:
         state: The row after its validation pass.
         interval: The sums that it closed.
         size: Bytes of its weights over those of dense float32 ones.
+        work: FLOPs of its predictions over those of the whole model.
     """
     counts = interval.source_count
     steps = max(1, interval.steps)
@@ -33,7 +34,7 @@ def measurement(state: State, interval: Sums, size: float) -> Measurement:
         cost=interval.cost,
         validation_loss=state.loss,
         best_validation_loss=state.best_loss,
-        best_priced_loss=state.best_priced if state.problem.size_price else math.nan,
+        best_priced_loss=state.best_priced if state.problem.priced else math.nan,
         train_loss=interval.loss / steps if interval.steps and seen else math.nan,
         source_loss=_triple(state.source_loss if seen else np.full(3, math.nan)),
         source_share=_triple(counts / max(1, counts.sum())),
@@ -50,6 +51,7 @@ def measurement(state: State, interval: Sums, size: float) -> Measurement:
         forgotten=state.forgotten,
         privacy=math.nan if privacy is None else epsilon / privacy.epsilon,
         size=size,
+        work=work,
         registers=_triple(np.array([_saved_loss(state, name) for name in "123"])),
         epsilon=epsilon,
         delta=math.nan if privacy is None else privacy.delta,

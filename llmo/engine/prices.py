@@ -40,6 +40,15 @@ class Prices(Replicas):
             return self.cost(1, state.problem, adapter).forward
         return self.cost(state.rank if self.frozen else 0, state.problem, structure=structure).forward
 
+    def work(self, row: int) -> float:
+        """FLOPs of a forward pass through all that predicts over those of the whole model; adapters are merged."""
+        state = self.states[row]
+        saved = [
+            (structure, adapter) for _, adapter, _, _, structure in (state.registers[name] for name in state.members)
+        ]
+        costs = [self.saved_cost(row, *one) for one in ((state.structure, state.adapter), *saved)]
+        return sum(costs) / self.saved_cost(row, WHOLE_MODEL)
+
     def best_cost(self, row: int) -> float:
         """The same of the weights that a row delivers."""
         best = self.states[row].best_state

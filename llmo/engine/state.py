@@ -39,6 +39,7 @@ class Problem:
         privacy: Budget of privacy, where training is private; else None.
         price: What the whole budget is worth, in log validation loss; 0 where what is left is worth nothing.
         size_price: Power of the relative size of the weights that a validation loss is multiplied by; 0 for none.
+        work_price: The same of the relative FLOPs of a prediction.
     """
 
     task: Task
@@ -56,6 +57,12 @@ class Problem:
     privacy: Privacy | None = None
     price: float = 0.0
     size_price: float = 0.0
+    work_price: float = 0.0
+
+    @property
+    def priced(self) -> bool:
+        """Whether a loss is not all that counts."""
+        return bool(self.size_price or self.work_price)
 
 
 @dataclass
@@ -102,8 +109,8 @@ class State:
         source_loss: Last known training loss of each slot; NaN for one never sampled.
         loss: Last validation loss, of an ensemble where it predicts.
         own_loss: That of the present weights alone.
-        best_loss: That of the best so far: the lowest, where size has no price.
-        priced: The last with the price of size in it.
+        best_loss: That of the best so far: the lowest, where size and work have no price.
+        priced: The last with the prices of size and work in it.
         best_priced: The lowest of those so far.
         stopped: Whether the run has ended of its own accord.
         best_state: Settings, adapter, rank and structure at the lowest; None before it.

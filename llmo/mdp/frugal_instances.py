@@ -1,7 +1,8 @@
-"""Instances of llmo/Frugal-v0: what is left of the budget is worth something, and so is a smaller model.
+"""Instances of llmo/Frugal-v1: what is left of the budget is worth something, and so is a smaller or faster model.
 
 They are those of llmo/LanguageModel-v1 with a price of the budget, in log validation loss, which every reward is
-charged, and a price of size: the best weights are those with the lowest validation loss times a power of their size.
+charged, and prices of size and speed: the best weights are those with the lowest validation loss times powers of their
+size and of the FLOPs of a prediction by them.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ STREAM = 10
 """Apart from the random numbers of other environments."""
 PRICES = (0.02, 0.5)
 """Of the whole budget: from next to nothing to as much as a good run gains."""
-SIZE_PRICES = (0.02, 0.3)
-"""At the least, a model of half the size may have a loss that is 1.4% higher; at the most, 23%."""
+SIZE_PRICES = WORK_PRICES = (0.02, 0.3)
+"""At the least, a model of half the size, or twice as fast, may have a loss that is 1.4% higher; at the most, 23%."""
 
 
 def draw_frugal_instance(part: str, index: int, budget_scale: float = 1.0) -> Instance:
@@ -34,5 +35,6 @@ def draw_frugal_instance(part: str, index: int, budget_scale: float = 1.0) -> In
     rng = np.random.default_rng([*valid_place(part, index, budget_scale), STREAM])
     # Of llmo/LanguageModel-v1 it takes instances that nobody plays there.
     instance = draw_rescaled_instance(part, int(rng.integers(2**31, 2**32)), budget_scale)
-    price, size_price = (float(least * (most / least) ** rng.random()) for least, most in (PRICES, SIZE_PRICES))
-    return replace(instance, index=int(index), price=price, size_price=size_price)
+    ranges = PRICES, SIZE_PRICES, WORK_PRICES
+    price, size_price, work_price = (float(least * (most / least) ** rng.random()) for least, most in ranges)
+    return replace(instance, index=int(index), price=price, size_price=size_price, work_price=work_price)

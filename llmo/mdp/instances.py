@@ -104,6 +104,7 @@ class Instance:
         epsilon: Budget of privacy; 0 where training is not private.
         price: What the whole budget is worth, in log validation loss.
         size_price: Power of the relative size of the weights that validation losses are multiplied by.
+        work_price: The same of the relative FLOPs of a prediction.
         repeated: Share of the training sequences that nearly repeat others.
         broken: Share of the training sequences that were decoded wrongly.
     """
@@ -134,6 +135,7 @@ class Instance:
     epsilon: float = 0.0
     price: float = 0.0
     size_price: float = 0.0
+    work_price: float = 0.0
     repeated: float = 0.0
     broken: float = 0.0
 

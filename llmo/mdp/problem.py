@@ -69,6 +69,7 @@ def build_problem(instance: Instance) -> Problem:
         target_modules=instance.target_modules,
         price=instance.price,
         size_price=instance.size_price,
+        work_price=instance.work_price,
     )
 
 
