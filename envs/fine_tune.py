@@ -6,7 +6,7 @@ See `llmo/mdp/mixed_instances.py` for what an instance draws: what policies meet
 from __future__ import annotations
 
 from llmo.actions.menu import MENU
-from llmo.mdp.mixed_instances import build_mixed_problem, draw_mixed_instance, mixed_template
+from llmo.mdp.mixed_instances import build_mixed_problem, draw_longer_instance, draw_mixed_instance, mixed_template
 from llmo.mdp.spec import EnvSpec
 from llmo.registry import environments
 
@@ -15,3 +15,9 @@ from llmo.registry import environments
 def fine_tune() -> EnvSpec:
     """Fine-tune small models for every kind of task."""
     return EnvSpec("llmo/FineTune-v0", MENU, draw_mixed_instance, build_mixed_problem, model=mixed_template)
+
+
+@environments.register("llmo/FineTune-v1")
+def longer() -> EnvSpec:
+    """Fine-tune small models for every kind of task, with budgets that pay for several passes over the data."""
+    return EnvSpec("llmo/FineTune-v1", MENU, draw_longer_instance, build_mixed_problem, model=mixed_template)

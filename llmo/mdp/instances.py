@@ -168,19 +168,20 @@ def _teacher_cost(teacher: str) -> Cost:
     return sequence_cost(load_pretrained(teacher).config, TOKENS)
 
 
-def draw_instance(part: str, index: int, budget_scale: float = 1.0) -> Instance:
+def draw_instance(part: str, index: int, budget_scale: float = 1.0, sizes: Sizes | None = None) -> Instance:
     """The instance at one place of a part.
 
     Args:
         part: ``train``, ``dev`` or ``test``.
         index: From 0; every index is a different problem.
         budget_scale: Multiplies the budget, and nothing else; for measuring speed-up.
+        sizes: Of models and budgets; by default those of the part.
 
     Raises:
         LlmoError: No such part, no such index, or the scale is not positive and finite.
     """
     rng = np.random.default_rng(valid_place(part, index, budget_scale))
-    return _draw(rng, part, index, budget_scale, Sizes(*SHAPES[part]))
+    return _draw(rng, part, index, budget_scale, sizes or Sizes(*SHAPES[part]))
 
 
 def draw_rescaled_instance(

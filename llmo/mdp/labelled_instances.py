@@ -140,7 +140,9 @@ def labelled_spec(env: str, task: OwnTask) -> EnvSpec:
     return EnvSpec(env, MENU, draw, build_labelled_problem, model=labelled_template)
 
 
-def draw_labelled_instance(task: OwnTask, part: str, index: int, budget_scale: float = 1.0) -> Instance:
+def draw_labelled_instance(
+    task: OwnTask, part: str, index: int, budget_scale: float = 1.0, sizes: Sizes | None = None
+) -> Instance:
     """The instance at one place of a part.
 
     Args:
@@ -148,6 +150,7 @@ def draw_labelled_instance(task: OwnTask, part: str, index: int, budget_scale: f
         part: ``train``, ``dev`` or ``test``.
         index: From 0; every index is a different problem.
         budget_scale: Multiplies the budget, and nothing else; for measuring speed-up.
+        sizes: Of models and budgets; by default those of the part.
 
     Raises:
         LlmoError: No such part, no such index, or the scale is not positive and finite.
@@ -158,9 +161,10 @@ def draw_labelled_instance(task: OwnTask, part: str, index: int, budget_scale: f
     models: Family = family.families[rng.integers(len(family.families))]
     start: Start = "scratch" if models != "llama" or rng.random() < 0.5 else "pretrained"
     base = family.bases[rng.integers(len(family.bases))] if start == "pretrained" else ""
-    small, large = (replace(shape, family=models) for shape in SHAPES[part])
+    sizes = sizes or Sizes(*SHAPES[part])
+    small, large = (replace(shape, family=models) for shape in (sizes.small, sizes.large))
     cost = partial(_cost, family, part)
-    shape, steps, interval = draw_size(rng, Sizes(small, large), cost)
+    shape, steps, interval = draw_size(rng, replace(sizes, small=small, large=large), cost)
     return Instance(
         part=part,
         index=int(index),

@@ -1,4 +1,4 @@
-"""Instances of llmo/FineTune-v0: what people fine-tune for, task by task; most of them have one source and no teacher.
+"""Instances of llmo/FineTune-v0 and v1: what people fine-tune for, task by task; most have one source and no teacher.
 
 A policy that is to help with anybody's model learns here. The parts share no seed and no model shape, and of one task
 no example; but a docstring that is classified in one part may stand in the running text of another.
@@ -14,7 +14,7 @@ import numpy as np
 from llmo.engine.models import build_model
 from llmo.engine.state import Problem
 from llmo.mdp.dirt import soil
-from llmo.mdp.instances import WEIGHT_SCALE, Instance, draw_instance, valid_place
+from llmo.mdp.instances import BUDGET_FACTOR, SHAPES, WEIGHT_SCALE, Instance, Sizes, draw_instance, valid_place
 from llmo.mdp.labelled_instances import FAMILIES, build_labelled_problem, draw_labelled_instance, labelled_template
 from llmo.mdp.materials import Source
 from llmo.mdp.problem import build_problem
@@ -28,14 +28,18 @@ ONE_SOURCE = 0.6
 """Share of instances with one clean source."""
 DEFAULT_RATE = 0.5
 """Share of instances that start from the default rate."""
-STREAM, DIRTY = 6, 1
+STREAM, DIRTY, LONG = 6, 1, 2
 """Apart from the random numbers of other environments, and of what is drawn here besides."""
 DIRT, DIRTY_SHARE = (0.1, 0.5), 0.45
 """How much of the data is dirt of one kind where there is any, and how often there is."""
 
 
+LONGER = (2.0, 4 * BUDGET_FACTOR)
+"""Smallest and largest budget of llmo/FineTune-v1, in multiples of the smallest of v0: several passes over the data."""
+
+
 def draw_mixed_instance(part: str, index: int, budget_scale: float = 1.0) -> Instance:
-    """The instance at one place of a part.
+    """The instance of llmo/FineTune-v0 at one place of a part.
 
     Args:
         part: ``train``, ``dev`` or ``test``.
@@ -46,13 +50,23 @@ def draw_mixed_instance(part: str, index: int, budget_scale: float = 1.0) -> Ins
         LlmoError: No such part, no such index, or the scale is not positive and finite.
     """
     rng = np.random.default_rng([*valid_place(part, index, budget_scale), STREAM])
+    return _draw(rng, part, index, budget_scale, Sizes(*SHAPES[part]))
+
+
+def draw_longer_instance(part: str, index: int, budget_scale: float = 1.0) -> Instance:
+    """The same for llmo/FineTune-v1, with larger budgets in as many environment steps; see `draw_mixed_instance`."""
+    rng = np.random.default_rng([*valid_place(part, index, budget_scale), STREAM, LONG])
+    return _draw(rng, part, index, budget_scale, Sizes(*SHAPES[part], *LONGER))
+
+
+def _draw(rng: np.random.Generator, part: str, index: int, budget_scale: float, sizes: Sizes) -> Instance:
     # Of the other environments it takes instances that nobody plays there.
     elsewhere = int(rng.integers(2**31, 2**32))
     if rng.random() < LANGUAGE_MODELS:
-        instance = draw_instance(part, elsewhere, budget_scale)
+        instance = draw_instance(part, elsewhere, budget_scale, sizes)
     else:
         task = list(FAMILIES)[rng.integers(len(FAMILIES))]
-        instance = draw_labelled_instance(task, part, elsewhere, budget_scale)
+        instance = draw_labelled_instance(task, part, elsewhere, budget_scale, sizes)
     instance = replace(instance, index=int(index))
     if instance.shape.family == "llama":
         instance = replace(instance, weight_scale=float(WEIGHT_SCALE ** rng.uniform(-1, 1)))
