@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from llmo import catalog
+from llmo.atomic import write_text_atomic
 from llmo.errors import LlmoError, at_least
 from llmo.registry import experiments
-from llmo.run_dir import RunDir, write_text_atomic
+from llmo.run_dir import RunDir
 
 if TYPE_CHECKING:
     from llmo.evaluation.effects import Effect

@@ -64,6 +64,7 @@ def benchmark(
         LlmoError: A name is unknown, a number out of range, or the folder holds another benchmark.
     """
     given = locals().copy()
+    from llmo.atomic import write_text_atomic
     from llmo.catalog.tuned import best_rule, reference_rule
     from llmo.evaluation.archive import write_archive
     from llmo.evaluation.episodes import play_all
@@ -72,7 +73,7 @@ def benchmark(
     from llmo.evaluation.scoring_log import log_scoring
     from llmo.evaluation.table import rule_table, score_table
     from llmo.evaluation.workers import find_workers
-    from llmo.run_dir import RunDir, write_text_atomic
+    from llmo.run_dir import RunDir
 
     env = f"{env}:{data}" if data else env
     at_least(1, instances=instances, replicas=replicas)

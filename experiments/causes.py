@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+from llmo.atomic import write_text_atomic
 from llmo.errors import at_least
 from llmo.registry import experiments
-from llmo.run_dir import RunDir, write_text_atomic
+from llmo.run_dir import RunDir
 
 NAMED_AT = 0.8
 """Share of the budget that is spent when a cause is named."""

@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from llmo.atomic import write_text_atomic
 from llmo.catalog.tuned import best_rule, reference_rule
 from llmo.errors import at_least
 from llmo.registry import experiments
-from llmo.run_dir import RunDir, write_text_atomic
+from llmo.run_dir import RunDir
 
 if TYPE_CHECKING:
     from llmo.evaluation.result import Result

@@ -12,9 +12,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmo.atomic import write_text_atomic
 from llmo.errors import LlmoError, at_least
 from llmo.registry import experiments
-from llmo.run_dir import RunDir, write_text_atomic
+from llmo.run_dir import RunDir
 
 if TYPE_CHECKING:
     from llmo.evaluation.own.scoring import Score

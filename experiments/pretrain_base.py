@@ -95,8 +95,8 @@ def make_tokenizer(file: Path) -> None:
     """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
+    from llmo.atomic import write_text_atomic
     from llmo.engine.models import VOCABULARY
-    from llmo.run_dir import write_text_atomic
     from llmo.tasks.text import DOMAINS, raw_text
 
     texts = [raw_text("train", "training", domain) for domain in DOMAINS]
@@ -204,9 +204,9 @@ def pretrain_base(out: Path = Path("llmo/tasks"), workers: str | int = "processe
     import numpy as np
     from tokenizers import Tokenizer
 
+    from llmo.atomic import write_text_atomic
     from llmo.evaluation.spread import spread
     from llmo.evaluation.workers import find_workers
-    from llmo.run_dir import write_text_atomic
     from llmo.tasks.text import DOMAINS, raw_text
 
     found = find_workers(workers)

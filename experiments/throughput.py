@@ -40,6 +40,7 @@ def throughput(
     given = locals() | {"baseline": baseline and baseline.name}
     if not 0 < scale < float("inf"):
         raise LlmoError("scale", scale, "a positive number")
+    from llmo.atomic import write_text_atomic
     from llmo.evaluation.processes import one_thread
     from llmo.evaluation.provenance import command, provenance
     from llmo.evaluation.throughput.measures import MEASURES, chosen
@@ -47,7 +48,6 @@ def throughput(
     from llmo.evaluation.throughput.ppo import valid_baseline
     from llmo.evaluation.throughput.row import line
     from llmo.evaluation.throughput.timing import Effort
-    from llmo.run_dir import write_text_atomic
 
     names, effort = chosen(rows), Effort(scale, valid_baseline(baseline))
     out.mkdir(parents=True, exist_ok=True)

@@ -15,9 +15,10 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from llmo.atomic import write_text_atomic
 from llmo.errors import LlmoError, at_least
 from llmo.registry import experiments
-from llmo.run_dir import RunDir, write_text_atomic
+from llmo.run_dir import RunDir
 
 if TYPE_CHECKING:
     from llmo.agent import LearningAgent

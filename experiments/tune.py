@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from llmo import catalog
 from llmo.agent import OptimizerAgent
+from llmo.atomic import write_text_atomic
 from llmo.catalog.tuned import FILE, everything, reference_rule
 from llmo.errors import LlmoError, needs_extra
 from llmo.registry import experiments
-from llmo.run_dir import RunDir, write_text_atomic
+from llmo.run_dir import RunDir
 
 if TYPE_CHECKING:
     from llmo.evaluation.result import Job

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from llmo import catalog
+from llmo.atomic import write_text_atomic
 from llmo.errors import at_least, needs_extra
 from llmo.registry import experiments
-from llmo.run_dir import RunDir, write_text_atomic
+from llmo.run_dir import RunDir
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

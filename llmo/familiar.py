@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from llmo.atomic import replacing, tensor_bytes, write_bytes_synced
 from llmo.errors import LlmoError
-from llmo.run_dir import replacing, tensor_bytes, write_bytes_synced
 
 FILE = "familiar.safetensors"
 """Beside a policy's own two files."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmo.atomic import replacing, tensor_bytes, write_bytes_synced
 from llmo.errors import LlmoError
-from llmo.run_dir import replacing, tensor_bytes, write_bytes_synced
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,12 +12,12 @@ import json
 import os
 import shutil
 import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
+from llmo.atomic import sync_folder, tensor_bytes, write_bytes_synced, write_text_atomic
 from llmo.errors import LlmoError
 from llmo.sealing import KeyMissing, check_key, seal, unseal
 
@@ -154,14 +154,14 @@ class RunDir:
             temporary.mkdir()
             for name, content in files.items():
                 write_bytes_synced(temporary / name, content)
-            _sync_folder(temporary)
+            sync_folder(temporary)
             if final.exists():
                 shutil.rmtree(final)
             temporary.rename(final)
         except BaseException:
             shutil.rmtree(temporary, ignore_errors=True)
             raise
-        _sync_folder(self._checkpoints)
+        sync_folder(self._checkpoints)
         # Higher numbers are the broken ones that a resumed run skipped: they must not push out what it saves now.
         for old in [path for path in self._numbered() if int(path.name) <= step][:-KEPT]:
             shutil.rmtree(old)
@@ -254,25 +254,6 @@ def _read_checkpoint(path: Path) -> Checkpoint:
         raise LlmoError("checkpoint", str(path), f"one that is whole ({error})") from error
 
 
-def tensor_bytes(tensors: Mapping[str, torch.Tensor | np.ndarray]) -> bytes:
-    """Tensors and numpy arrays in the safetensors format; views of one buffer are saved apart."""
-    import safetensors.torch
-    import torch
-
-    return safetensors.torch.save(
-        {
-            name: torch.as_tensor(tensor).detach().cpu().clone(memory_format=torch.contiguous_format)
-            for name, tensor in tensors.items()
-        }
-    )
-
-
-def write_text_atomic(path: str | Path, text: str) -> None:
-    """Write a file as a whole or not at all: readers and a crash see the old content or the new."""
-    with replacing(Path(path)) as temporary:
-        write_bytes_synced(temporary, text.encode())
-
-
 class ReadOnlyRunDir(RunDir):
     """A run's folder in the eyes of a process that helps another one, which writes it: what is to be written is not."""
 
@@ -294,32 +275,3 @@ class ReadOnlyRunDir(RunDir):
 
     def checkpoint(self, step: int, tensors: Mapping[str, torch.Tensor | np.ndarray], meta: Mapping[str, Any]) -> None:
         """See `RunDir.checkpoint`, which the other process does."""
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path` to write to; it replaces `path` at the end, or is removed on an error."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-    _sync_folder(path.parent)
-
-
-def write_bytes_synced(path: Path, content: bytes) -> None:
-    """Write a file and wait until it is on the disk."""
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

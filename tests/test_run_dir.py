@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from llmo.atomic import write_text_atomic
 from llmo.errors import LlmoError
-from llmo.run_dir import RunDir, write_text_atomic
+from llmo.run_dir import RunDir
 
 Python = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -172,7 +173,8 @@ def test_a_full_disk_costs_only_the_checkpoint_being_written(python: Python, tmp
     program = """
 import resource, signal
 import torch
-from llmo.run_dir import RunDir, write_text_atomic
+from llmo.atomic import write_text_atomic
+from llmo.run_dir import RunDir
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 with RunDir("run") as run:
     run.checkpoint(1, {"x": torch.ones(10)}, {})

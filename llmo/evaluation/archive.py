@@ -9,9 +9,9 @@ import lzma
 from collections.abc import Sequence
 from pathlib import Path
 
+from llmo.atomic import replacing, write_bytes_synced
 from llmo.errors import LlmoError
 from llmo.evaluation.result import EpisodeRecord, Job
-from llmo.run_dir import replacing, write_bytes_synced
 
 NAME = "episodes.jsonl.xz"
 

@@ -8,11 +8,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from llmo.atomic import write_text_atomic
 from llmo.errors import LlmoError
 from llmo.evaluation import plots, sections
 from llmo.evaluation.html import page
 from llmo.evaluation.result import EpisodeRecord, load_records
-from llmo.run_dir import write_text_atomic
 
 FIELDS = (
     "env", "split", "instances", "text_groups", "reference", "best_rule", "budget_flops", "commit", "versions",

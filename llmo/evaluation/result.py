@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from llmo import catalog
+from llmo.atomic import write_text_atomic
 from llmo.catalog.tuned import tuned_parameters
 from llmo.errors import LlmoError
 from llmo.policy_file import policy_sha256
-from llmo.run_dir import write_text_atomic
 
 
 @dataclass(frozen=True)

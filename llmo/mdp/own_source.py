@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmo.atomic import write_text_atomic
 from llmo.engine.models import ModelShape, model_config
 from llmo.engine.own_models import HEADED, fresh_model, open_model
 from llmo.errors import LlmoError, at_least
 from llmo.hyperparameters import Start
 from llmo.mdp.own import BUDGETS, STEPS, OwnProblem, own_cost, with_affordable_validation
-from llmo.run_dir import write_text_atomic
 from llmo.tasks.library_examples import library_examples
 from llmo.tasks.own.columns import OWN_TASKS, OwnTask
 from llmo.tasks.own.data import OwnData, load_data

@@ -24,7 +24,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
-from llmo.run_dir import replacing
+from llmo.atomic import replacing
 from llmo.tasks import standard_library, text
 from llmo.tasks.standard_library import modules
 from llmo.tasks.text import PARTS, SPLITS, assignment, cache_folder

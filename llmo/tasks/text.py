@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from llmo.atomic import replacing
 from llmo.errors import LlmoError
-from llmo.run_dir import replacing
 from llmo.tasks import standard_library
 from llmo.tasks.standard_library import PARAGRAPH, modules, paragraphs, sections, split_source
 

@@ -21,9 +21,9 @@ from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from llmo.agent import OptimizerAgent
+from llmo.atomic import write_text_atomic
 from llmo.cautious import USUAL, tuning_agent
 from llmo.errors import LlmoError, at_least
-from llmo.run_dir import write_text_atomic
 from llmo.trainer.steering import Choice, Steering
 
 DECISIONS = 20

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from llmo.actions.menu import MENU
 from llmo.agent import Agent, Space
+from llmo.atomic import replacing, tensor_bytes, write_bytes_synced
 from llmo.diagnostics.causes import diagnose
 from llmo.diagnostics.features import WHOLE_NAMES, observe
 from llmo.diagnostics.history import History
@@ -20,7 +21,6 @@ from llmo.errors import LlmoError
 from llmo.hyperparameters import Start
 from llmo.kinds import Interface, kind_of
 from llmo.measurement import Measurement
-from llmo.run_dir import replacing, tensor_bytes, write_bytes_synced
 from llmo.trainer.gauge import Gauge
 from llmo.trainer.levers import Levers
 from llmo.trainer.more_levers import MORE

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 
 from llmo import catalog
 from llmo.actions.menu import WHOLE_MENU
+from llmo.atomic import tensor_bytes
 from llmo.engine.run import Run
 from llmo.evaluation.compare import difference
 from llmo.kinds import PADDING
@@ -23,7 +24,6 @@ from llmo.mdp.own_source import example_own
 from llmo.mdp.population import Population
 from llmo.mdp.saved import pack, unpack
 from llmo.mdp.spec import env_spec
-from llmo.run_dir import tensor_bytes
 from llmo.tasks.prompts import TEMPLATES
 from llmo.tasks.task import Examples
 

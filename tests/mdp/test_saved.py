@@ -6,6 +6,7 @@ import pytest
 import safetensors.torch
 import torch
 
+from llmo.atomic import tensor_bytes
 from llmo.evaluation.compare import difference
 from llmo.mdp.continual_instances import draw_continual_instance
 from llmo.mdp.instances import Instance, draw_rescaled_instance
@@ -13,7 +14,6 @@ from llmo.mdp.population import Population
 from llmo.mdp.private_instances import draw_private_instance
 from llmo.mdp.saved import pack, unpack
 from llmo.mdp.spec import env_spec
-from llmo.run_dir import tensor_bytes
 
 WALKS = {
     "llmo/LanguageModel-Full-v0": (

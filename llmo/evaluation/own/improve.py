@@ -16,6 +16,7 @@ import numpy as np
 from llmo import catalog
 from llmo.actions.menu import WHOLE_MENU
 from llmo.agent import Agent
+from llmo.atomic import write_text_atomic
 from llmo.cautious import tuning_agent
 from llmo.engine.ranks import agreed, first_rank
 from llmo.errors import LlmoError
@@ -28,7 +29,7 @@ from llmo.evaluation.own.scoring import Score, score_model
 from llmo.evaluation.own.session import Session
 from llmo.evaluation.result import Decision
 from llmo.mdp.own import OwnProblem, own_cost, own_default_rate, own_spec, with_affordable_validation
-from llmo.run_dir import KEPT, ReadOnlyRunDir, RunDir, write_text_atomic
+from llmo.run_dir import KEPT, ReadOnlyRunDir, RunDir
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

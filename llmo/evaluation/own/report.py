@@ -6,12 +6,12 @@ import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from llmo.atomic import write_text_atomic
 from llmo.evaluation.html import Column, facts, heading, page, paragraph, picture, table
 from llmo.evaluation.own.improve import Improvement
 from llmo.evaluation.plots import BLACK, BLUE, GREY, PALE, VERMILLION, new_figure, write
 from llmo.evaluation.result import Decision
 from llmo.mdp.render import log_rate_axis, mark_actions
-from llmo.run_dir import write_text_atomic
 from llmo.tasks.metrics import LOWER_IS_BETTER
 
 CURVES = "curves.png"

@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from llmo.atomic import replacing, write_bytes_synced
 from llmo.errors import LlmoError
-from llmo.run_dir import replacing, write_bytes_synced
 from llmo.sealing import VARIABLE, KeyMissing, key, seal, unseal
 
 SUFFIX = ".sealed"
