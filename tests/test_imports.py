@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 PLUGIN_FOLDERS = ("envs", "agents", "experiments")
 # Each may import only what stands to its left. `catalog` imports plug-ins at run time only, so it can stand so early.
 ORDER = """
-__init__ errors registry catalog measurement hyperparameters kinds budget sealing run_dir policy_file
+__init__ errors registry catalog measurement hyperparameters kinds budget sealing atomic run_dir policy_file
 tasks diagnostics agent familiar cautious learned rules schedules engine actions mdp trainer evaluation command_line
 cli __main__
 """.split()
