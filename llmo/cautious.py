@@ -1,6 +1,6 @@
 """An agent that is trusted as far as it knows its way: elsewhere the usual recipe goes on.
 
-That is the default rate, which decays linearly to zero.
+That is the default rate, which decays linearly to zero, and noise on the tokens once a model overfits.
 """
 
 from __future__ import annotations
@@ -20,12 +20,16 @@ USUAL = "the usual recipe"
 """How the reason begins where the agent was not asked."""
 OFF = 0.1
 """Decimal logarithm of the rate over the default from which it is another one."""
+OVERFITS = -0.5
+"""Of the feature `train_gap`: a training loss 15% below that of validation."""
+REMEDY = "augment_noise"
 
 
 class CautiousAgent(Agent):
     """Lets an agent choose where what it observes is familiar to it; else goes on as people do.
 
-    In the first half of the budget another rate is set to the default before it decays; later it decays as it is.
+    In the first half of the budget another rate is set to the default before it decays; later it decays as it is. Once
+    the training loss is far below that of validation, tokens are noised where the menu has it.
 
     Args:
         agent: Who chooses.
@@ -64,11 +68,16 @@ class CautiousAgent(Agent):
 
     def _usual(self, observation: NDArray[np.float32], mask: NDArray[np.bool_]) -> int:
         """What the usual recipe does next."""
-        spent, rate, decaying = (observation[self.space.feature(name)] for name in ("spent", "base_rate", "decaying"))
+        seen = ("spent", "base_rate", "decaying", "train_gap")
+        spent, rate, decaying, gap = (observation[self.space.feature(name)] for name in seen)
         default, decay = self.space.action("rate_default"), self.space.action("rate_decay")
         if not decaying and spent < 0 and abs(rate) > OFF and mask[default]:
             return default
-        return decay if mask[decay] else self.space.action("keep")
+        if mask[decay]:
+            return decay
+        if gap < OVERFITS and REMEDY in self.space.actions and mask[self.space.action(REMEDY)]:
+            return self.space.action(REMEDY)
+        return self.space.action("keep")
 
     def explain(self) -> list[str]:
         """See `Agent.explain`."""

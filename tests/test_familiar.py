@@ -13,7 +13,7 @@ from llmo.diagnostics.features import INDEX, NAMES
 from llmo.errors import LlmoError
 from llmo.familiar import FILE, MARGIN, NOISE, Familiar
 
-MENU = ("keep", "rate_x2", "rate_decay", "rate_default")
+MENU = ("keep", "rate_x2", "rate_decay", "rate_default", "augment_noise")
 
 
 @pytest.fixture
@@ -54,23 +54,33 @@ def test_it_comes_back_from_its_file(observations: np.ndarray, tmp_path: Path) -
 
 
 @pytest.mark.parametrize(
-    ("spent", "rate", "decaying", "allowed", "wanted"),
+    ("spent", "rate", "decaying", "gap", "allowed", "wanted"),
     [
-        (-0.5, -0.7, 0, MENU, "rate_default"),
-        (-0.5, 0.0, 0, MENU, "rate_decay"),
-        (0.5, -0.7, 0, MENU, "rate_decay"),
-        (-0.5, -0.7, 1, ("keep", "rate_x2", "rate_default"), "keep"),
-        (-0.5, -0.7, 0, ("keep", "rate_x2"), "keep"),
+        (-0.5, -0.7, 0, 0, MENU, "rate_default"),
+        (-0.5, 0.0, 0, 0, MENU, "rate_decay"),
+        (0.5, -0.7, 0, 0, MENU, "rate_decay"),
+        (-0.5, -0.7, 1, 0, ("keep", "rate_x2", "rate_default"), "keep"),
+        (-0.5, -0.7, 0, 0, ("keep", "rate_x2"), "keep"),
+        (0.0, 0.0, 0, -0.6, MENU, "rate_decay"),
+        (0.0, 0.0, 1, -0.6, ("keep", "augment_noise"), "augment_noise"),
+        (0.0, 0.0, 1, -0.4, ("keep", "augment_noise"), "keep"),
+        (0.0, 0.0, 1, -0.6, ("keep",), "keep"),
     ],
 )
 def test_an_agent_is_asked_where_it_knows_its_way_alone(
-    observations: np.ndarray, spent: float, rate: float, decaying: float, allowed: tuple[str, ...], wanted: str
+    observations: np.ndarray,
+    spent: float,
+    rate: float,
+    decaying: float,
+    gap: float,
+    allowed: tuple[str, ...],
+    wanted: str,
 ) -> None:
     agent = CautiousAgent(catalog.make_agent("keep"), Familiar.of(observations))
     agent.bind(Space(MENU, NAMES))
     agent.reset([0, 1])
     strange = observations[0] + 9
-    strange[[INDEX["spent"], INDEX["base_rate"], INDEX["decaying"]]] = spent, rate, decaying
+    strange[[INDEX[name] for name in ("spent", "base_rate", "decaying", "train_gap")]] = spent, rate, decaying, gap
     mask = np.array([[action in allowed for action in MENU]] * 2)
     chosen = agent.act(np.stack([observations[0], strange]), mask, np.ones(2, bool))
     assert [MENU[action] for action in chosen] == ["keep", wanted]
