@@ -1,6 +1,6 @@
 """An agent that is trusted as far as it knows its way: elsewhere the usual recipe goes on.
 
-That is the default rate, which decays linearly to zero, and noise on the tokens once a model overfits.
+That is the default rate, which decays linearly to zero, and noise on the tokens of a model that overfits early.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ REMEDY = "augment_noise"
 class CautiousAgent(Agent):
     """Lets an agent choose where what it observes is familiar to it; else goes on as people do.
 
-    In the first half of the budget another rate is set to the default before it decays; later it decays as it is. Once
-    the training loss is far below that of validation, tokens are noised where the menu has it.
+    In the first half of the budget another rate is set to the default before it decays; later it decays as it is. If the
+    training loss is far below that of validation by then, tokens are noised where the menu has it; noise that begins
+    late takes more than it gives.
 
     Args:
         agent: Who chooses.
@@ -75,9 +76,8 @@ class CautiousAgent(Agent):
             return default
         if mask[decay]:
             return decay
-        if gap < OVERFITS and REMEDY in self.space.actions and mask[self.space.action(REMEDY)]:
-            return self.space.action(REMEDY)
-        return self.space.action("keep")
+        overfits = spent < 0 and gap < OVERFITS and REMEDY in self.space.actions
+        return self.space.action(REMEDY if overfits and mask[self.space.action(REMEDY)] else "keep")
 
     def explain(self) -> list[str]:
         """See `Agent.explain`."""

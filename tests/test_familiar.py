@@ -61,10 +61,11 @@ def test_it_comes_back_from_its_file(observations: np.ndarray, tmp_path: Path) -
         (0.5, -0.7, 0, 0, MENU, "rate_decay"),
         (-0.5, -0.7, 1, 0, ("keep", "rate_x2", "rate_default"), "keep"),
         (-0.5, -0.7, 0, 0, ("keep", "rate_x2"), "keep"),
-        (0.0, 0.0, 0, -0.6, MENU, "rate_decay"),
-        (0.0, 0.0, 1, -0.6, ("keep", "augment_noise"), "augment_noise"),
-        (0.0, 0.0, 1, -0.4, ("keep", "augment_noise"), "keep"),
-        (0.0, 0.0, 1, -0.6, ("keep",), "keep"),
+        (-0.5, 0.0, 0, -0.6, MENU, "rate_decay"),
+        (-0.5, 0.0, 1, -0.6, ("keep", "augment_noise"), "augment_noise"),
+        (-0.5, 0.0, 1, -0.4, ("keep", "augment_noise"), "keep"),
+        (-0.5, 0.0, 1, -0.6, ("keep",), "keep"),
+        (0.1, 0.0, 1, -0.6, ("keep", "augment_noise"), "keep"),
     ],
 )
 def test_an_agent_is_asked_where_it_knows_its_way_alone(
