@@ -28,8 +28,8 @@ REMEDY = "augment_noise"
 class CautiousAgent(Agent):
     """Lets an agent choose where what it observes is familiar to it; else goes on as people do.
 
-    In the first half of the budget another rate is set to the default before it decays; later it decays as it is. If the
-    training loss is far below that of validation by then, tokens are noised where the menu has it; noise that begins
+    In the first half of the budget another rate is set to the default before it decays; later it decays as it is. If by
+    then the training loss is far below that of validation, tokens are noised, where the menu has it; noise that begins
     late takes more than it gives.
 
     Args:
