@@ -32,6 +32,7 @@ def action_effects(
     out: Path = Path("runs/effects"),
     env: str = "llmo/LanguageModel-Full-v0",
     bases: tuple[str, ...] = ("keep", "update_ratio"),
+    actions: tuple[str, ...] = (),
     instances: int = 32,
     split: Literal["train", "dev"] = "train",
     executor: Literal["batched", "compiled"] = "batched",
@@ -45,6 +46,7 @@ def action_effects(
             for every instance.
         env: Registered name of the environment.
         bases: Rules that play until a branch, by turns.
+        actions: Only these are tried; by default the whole menu.
         instances: How many instances, from index 0.
         split: ``train`` or ``dev``; test instances are for scoring.
         executor: How branches are trained.
@@ -52,7 +54,7 @@ def action_effects(
         resume: Whether to continue in a folder that has instances already.
 
     Raises:
-        LlmoError: A rule or an environment is unknown, or a number out of range.
+        LlmoError: A rule, an environment or an action is unknown, or a number out of range.
     """
     given = locals().copy()
     from llmo.evaluation.effect_plots import plot_effects
@@ -68,13 +70,15 @@ def action_effects(
         raise LlmoError("bases", bases, "at least one rule")
     for base in bases:
         catalog.make_agent(base)
-    env_spec(env)
+    spec = env_spec(env)
+    for action in actions:
+        spec.space.action(action)
     found = find_workers(workers)
     with RunDir(out, resume) as run:
-        run.settle({"env": env, "bases": list(bases), "split": split, "executor": executor})
+        run.settle({"env": env, "bases": list(bases), "split": split, "executor": executor, "actions": list(actions)})
         files = {index: out / "branches" / f"{index:05d}.json" for index in range(instances)}
         waiting = [index for index, file in files.items() if not file.exists()]
-        jobs = [(env, split, index, bases[index % len(bases)], executor) for index in waiting]
+        jobs = [(env, split, index, bases[index % len(bases)], executor, actions) for index in waiting]
         with Progress("instances", instances, instances - len(waiting)) as progress:
             for number, effects in spread(branch, jobs, found):
                 file = files[waiting[number]]
@@ -87,6 +91,7 @@ def action_effects(
             "split": split,
             "instances": instances,
             "bases": list(bases),
+            "actions": list(actions),
             "command": command("action_effects", action_effects, given),
             **provenance(),
             "moments": _moments(effects),

@@ -50,7 +50,9 @@ class Effect:
     gains: dict[str, float]
 
 
-def branch(env: str, split: str, index: int, base: str, executor: str | None = None) -> list[Effect]:
+def branch(
+    env: str, split: str, index: int, base: str, executor: str | None = None, actions: Sequence[str] = ()
+) -> list[Effect]:
     """Branch one run in each phase.
 
     Args:
@@ -59,6 +61,7 @@ def branch(env: str, split: str, index: int, base: str, executor: str | None = N
         index: Of the instance.
         base: Name of the rule that plays until a branch.
         executor: Of the population; None chooses.
+        actions: Names of those that are tried, besides `keep`; all where there is none.
     """
     spec = env_spec(env)
     population = Population(spec, TOGETHER, executor=executor)
@@ -66,7 +69,8 @@ def branch(env: str, split: str, index: int, base: str, executor: str | None = N
     for phase, moment in _moments(population, spec, split, index, base).items():
         population.restore(0, moment)
         cause, _ = diagnose(population.observe(0))
-        allowed = [int(action) for action in np.flatnonzero(population.mask(0))]
+        wanted = {"keep", *(actions or spec.menu)}
+        allowed = [int(action) for action in np.flatnonzero(population.mask(0)) if spec.menu[action] in wanted]
         curves = _curves(population, moment, allowed)
         keep = curves[spec.menu.index("keep")]
         for action, curve in curves.items():

@@ -62,6 +62,8 @@ def test_repairing_a_rate_that_is_far_too_high_is_found_to_pay() -> None:
     best = max(early, key=lambda name: early[name].gains["all"])
     assert best.startswith("rate_") and early[best].gains["all"] > 2
     assert {effect.phase for effect in effects} == set(PHASES)
+    wanted = [effect for effect in effects if effect.action in ("keep", best)]
+    assert branch(ENV, "train", instance.index, "keep", actions=[best]) == wanted
 
 
 def test_the_command_continues_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -79,3 +81,5 @@ def test_the_command_continues_and_draws(tmp_path: Path, capsys: pytest.CaptureF
     assert "--resume" in capsys.readouterr().err
     assert main(["action_effects", "--bases", "[kepp]", "--out", str(tmp_path / "other")]) == 2
     assert "did you mean 'keep'" in capsys.readouterr().err
+    assert main(["action_effects", "--actions", "[rollbak]", "--out", str(tmp_path / "other")]) == 2
+    assert "did you mean 'rollback'" in capsys.readouterr().err
