@@ -19,8 +19,8 @@ from llmo.mdp.env import TrainingEnv
 from llmo.mdp.population import Population
 from llmo.mdp.spec import EnvSpec, env_spec
 
-BUDGET_SCALE = 0.2
-"""Share of the budget that checks play with: a few steps an episode."""
+BUDGET_SCALE = 0.12
+"""Share of the budget that checks play with: two or three steps an episode."""
 MOST_STEPS = 1000
 """An episode that is longer does not end."""
 
@@ -152,9 +152,8 @@ def _adapters_agree(name: str) -> None:
     from llmo.mdp.sb3_env import PopulationVecEnv
     from llmo.mdp.vector_env import PopulationVectorEnv
 
-    # Episodes of a step or two, so that some end.
-    sb3 = PopulationVecEnv(name, 2, seed=4, budget_scale=BUDGET_SCALE / 2)
-    vector = PopulationVectorEnv(env_spec(name), 2, budget_scale=BUDGET_SCALE / 2)
+    sb3 = PopulationVecEnv(name, 2, seed=4, budget_scale=BUDGET_SCALE)
+    vector = PopulationVectorEnv(env_spec(name), 2, budget_scale=BUDGET_SCALE)
     require_same(difference(sb3.reset(), vector.reset(seed=4)[0], "first observations"))
     choose = np.random.default_rng(4)
     for step in range(4):
@@ -171,7 +170,7 @@ def _adapters_agree(name: str) -> None:
 def _diverges(spec: EnvSpec) -> None:
     """One of two runs gets a rate that no float32 holds."""
     keep = spec.menu.index("keep")
-    instance = spec.draw("train", 0, BUDGET_SCALE)
+    instance = spec.draw("train", 0, 2 * BUDGET_SCALE)
     population, alone = Population(spec, 2), Population(spec, 2)
     population.reset({0: instance, 1: instance}, {0: lambda spent: 1e60})
     alone.reset({0: instance, 1: instance})
