@@ -68,10 +68,10 @@ class TrainerCallback(Callback, ExportableState):
         """The training that it steers.
 
         Raises:
-            LlmoError: There is none yet.
+            LlmoError: There is none yet, or none any more.
         """
         if self._steering is None:
-            raise LlmoError("TrainerCallback", "before training", "a Trainer that has begun to train")
+            raise LlmoError("TrainerCallback", "outside of training", "a Trainer that trains")
         return self._steering
 
     def state(self) -> dict[str, Any]:
@@ -170,6 +170,9 @@ class TrainerCallback(Callback, ExportableState):
         **given: Any,
     ) -> None:
         """Remember the validation loss; of several data sets, each calls."""
+        if self._steering is None:
+            # Outside of training.
+            return
         if self._own_start:
             args.eval_on_start = self._own_start = False
         names = [name for name in metrics or {} if name.startswith("eval_") and name.endswith("_loss")]
@@ -191,6 +194,7 @@ class TrainerCallback(Callback, ExportableState):
             best = self.steering.history.last.best_validation_loss
             self._say(state, f"the model has the weights that validated best, at a loss of {best:.4g}")
         self.steering.levers.close()
+        self._steering = None
 
     # What it does
 

@@ -395,6 +395,16 @@ def test_a_second_training_begins_as_the_first_did(tmp_path: Path) -> None:
     assert made.optimizer.param_groups[0]["weight_decay"] == 0.0
 
 
+def test_what_a_script_does_outside_of_training_is_its_own(tmp_path: Path) -> None:
+    made = trainer(tmp_path, {})
+    before = made.evaluate()["eval_loss"]
+    made.train()
+    assert decisions(tmp_path)[0]["validation_loss"] == before
+    made.args.max_grad_norm = 0.25
+    made.train()
+    assert made.args.max_grad_norm == 0.25
+
+
 def test_the_default_rate_is_that_of_the_optimizer(tmp_path: Path) -> None:
     made = trainer(tmp_path, {3: "rate_x2", 5: "rate_default"})
     optimizer = torch.optim.AdamW(made.model.parameters(), 0.01)  # type: ignore[union-attr]
