@@ -19,6 +19,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers import TrainerCallback as Callback
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
+from transformers.trainer_utils import SaveStrategy
 
 from llmo.agent import OptimizerAgent
 from llmo.atomic import write_text_atomic
@@ -126,7 +127,8 @@ class TrainerCallback(Callback, ExportableState):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any
     ) -> None:
         """Decide, where a decision is due: every data set has been evaluated by now."""
-        self._settle(args, state)
+        if self._measure(state) and state.global_step < state.max_steps:
+            self._tell(args, state, self.steering.decide())
         if self.steering.stopped:
             # Trainer looks at it after this batch only; what that changes is not delivered.
             control.should_training_stop = True
@@ -141,10 +143,14 @@ class TrainerCallback(Callback, ExportableState):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         """Ask for an evaluation when a decision is due."""
         if state.global_step % self._every == 0 or state.global_step >= state.max_steps:
-            if not control.should_evaluate:
+            if not control.should_evaluate and args.save_strategy != SaveStrategy.BEST:
                 # Trainer compares the evaluation with its best, of which it may keep no checkpoint.
                 self._trainers_best = (state.best_metric, state.best_global_step)
             self._due = control.should_log = control.should_evaluate = True
+
+    def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
+        """Give the trainer its best back before it evaluates for itself."""
+        self._give_back_best(state)
 
     def on_log(
         self,
@@ -187,7 +193,7 @@ class TrainerCallback(Callback, ExportableState):
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         """Deliver the best weights."""
-        self._settle(args, state)
+        self._measure(state)
         steering = self.steering
         if (steering.worse or steering.stopped) and steering.levers.has_best and not args.load_best_model_at_end:
             self.steering.levers.load_best(weights_alone=True)
@@ -198,17 +204,19 @@ class TrainerCallback(Callback, ExportableState):
 
     # What it does
 
-    def _settle(self, args: TrainingArguments, state: TrainerState) -> None:
-        """Measure and decide, once an evaluation that was due has ended."""
+    def _measure(self, state: TrainerState) -> bool:
+        """Take note of an evaluation that was due, if one has ended, and say whether."""
+        self._give_back_best(state)
+        if not self._due or not self._found:
+            return False
+        loss, self._due, self._found = float(np.mean(self._found)), False, []
+        self.steering.measure(state.global_step, loss)
+        return True
+
+    def _give_back_best(self, state: TrainerState) -> None:
         if self._trainers_best is not None:
             state.best_metric, state.best_global_step = self._trainers_best
             self._trainers_best = None
-        if not self._due or not self._found:
-            return
-        loss, self._due, self._found = float(np.mean(self._found)), False, []
-        self.steering.measure(state.global_step, loss)
-        if state.global_step < state.max_steps:
-            self._tell(args, state, self.steering.decide())
 
     def _resume(self, args: TrainingArguments, state: TrainerState, stored: dict[str, Any]) -> None:
         saved = stored.get(type(self).__name__) or {}

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from safetensors.torch import load_file
 from torch import Tensor
 from transformers import (
     AutoModelForSequenceClassification,
@@ -384,6 +385,46 @@ def test_the_best_of_the_trainer_is_its_own(tmp_path: Path) -> None:
         found.append((made.state.best_metric, made.state.best_global_step, checkpoint, weights(made)))
     assert found[0][:3] == found[1][:3]
     torch.testing.assert_close(found[0][3], found[1][3], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("saved", ["epoch", "best"])
+def test_the_best_of_the_trainer_is_not_forgotten(tmp_path: Path, saved: str) -> None:
+    """Neither where an epoch ends with one of llmo's evaluations, nor where each of them may be saved."""
+    settings: dict[str, Any] = {
+        "eval_strategy": "epoch", "save_strategy": saved, "max_steps": -1, "num_train_epochs": 3,
+        "per_device_train_batch_size": 100, "load_best_model_at_end": True, "metric_for_best_model": "accuracy",
+        "greater_is_better": True,
+    }  # fmt: skip
+    made = trainer(tmp_path, {}, **settings)
+    accuracies = [0.1, 0.5, 0.6, 0.7, 0.9, 0.2, 0.4, 0.3, 0.8, 0.2, 0.6, 0.3, 0.7]
+    made.compute_metrics = lambda prediction: {"accuracy": accuracies[made.state.global_step]}
+    made.train()
+    assert (made.state.best_metric, Path(made.state.best_model_checkpoint or "").name) == (0.9, "checkpoint-4")
+
+
+def test_a_training_that_has_ended_is_not_decided_on(tmp_path: Path) -> None:
+    """Not even to roll back what the trainer has loaded as its best, nor after the agent has ended it."""
+    settings: dict[str, Any] = {
+        "eval_strategy": "steps", "eval_steps": 4, "save_strategy": "steps", "save_steps": 4, "learning_rate": 0.05,
+        "load_best_model_at_end": True, "metric_for_best_model": "accuracy", "greater_is_better": True,
+    }  # fmt: skip
+    made = trainer(tmp_path, {8: "rollback"}, **settings)
+    accuracies = {4: 0.9, 8: 0.8, 12: 0.7, 16: 0.6}
+    made.compute_metrics = lambda prediction: {"accuracy": accuracies.get(made.state.global_step, 0.0)}
+
+    class End(type(made.callback_handler.callbacks[0])):  # type: ignore[misc]
+        def on_evaluate(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            control.should_training_stop = state.global_step == 16
+
+    made.add_callback(End())
+    made.train()
+    assert [line["step"] for line in decisions(tmp_path)] == list(range(0, 16, 2))
+    saved = load_file(tmp_path / "checkpoint-4" / "model.safetensors")
+    now = made.model.state_dict()  # type: ignore[union-attr]
+    torch.testing.assert_close({name: now[name] for name in saved}, saved, rtol=0, atol=0)
+    stopped = trainer(tmp_path / "stopped", {6: "stop"}, max_steps=10)
+    stopped.train()
+    assert [line["action"] for line in decisions(tmp_path / "stopped")] == ["keep"] * 6 + ["stop"]
 
 
 def test_a_second_training_begins_as_the_first_did(tmp_path: Path) -> None:
