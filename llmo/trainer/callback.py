@@ -146,11 +146,13 @@ class TrainerCallback(Callback, ExportableState):
             if not control.should_evaluate and args.save_strategy != SaveStrategy.BEST:
                 # Trainer compares the evaluation with its best, of which it may keep no checkpoint.
                 self._trainers_best = (state.best_metric, state.best_global_step)
-            self._due = control.should_log = control.should_evaluate = True
+            self._due = control.should_evaluate = True
+        _log_before_saving(control)
 
     def on_epoch_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **given: Any) -> None:
         """Give the trainer its best back before it evaluates for itself."""
         self._give_back_best(state)
+        _log_before_saving(control)
 
     def on_log(
         self,
@@ -254,6 +256,12 @@ class TrainerCallback(Callback, ExportableState):
     def _say(self, state: TrainerState, text: str) -> None:
         if self._main:
             print(f"llmo, step {state.global_step} of {state.max_steps}: {text}", flush=True)
+
+
+def _log_before_saving(control: TrainerControl) -> None:
+    """Have losses logged: those that are not yet are forgotten by a training that is resumed."""
+    # An evaluation may be the best, and saved for that.
+    control.should_log |= control.should_save or control.should_evaluate
 
 
 def _stored(state: TrainerState) -> dict[str, Any]:

@@ -97,8 +97,9 @@ class Gauge:
         self.looks = Looks(**state)
         if "weights" in tensors:
             device = self._weights.device
-            self._weights, self._looked_at = tensors["weights"].to(device), looked_at
-            self._before = tensors["before"].to(device) if "before" in tensors else None
+            # Copies: what a file maps lies at odd addresses, where sums have other last bits.
+            own = {name: tensor.to(device, copy=True) for name, tensor in tensors.items()}
+            self._weights, self._before, self._looked_at = own["weights"], own.get("before"), looked_at
 
     @torch.no_grad()
     def _sample(self, tensors: Sequence[Any]) -> Tensor:

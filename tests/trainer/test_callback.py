@@ -333,6 +333,21 @@ def test_a_resumed_training_is_the_same(
     assert [line["action"] for line in made if line["action"] != "keep"] == list(moves.values())
 
 
+@pytest.mark.parametrize("saved", ["steps", "epoch"])
+def test_losses_are_not_lost_by_a_checkpoint_between_two_logs(tmp_path: Path, saved: str) -> None:
+    settings: dict[str, Any] = {
+        "save_strategy": saved, "save_steps": 5, "logging_steps": 500, "max_steps": -1, "num_train_epochs": 3,
+        "per_device_train_batch_size": 80,
+    }  # fmt: skip
+    straight = trainer(tmp_path, {}, **settings)
+    straight.train()
+    made = decisions(tmp_path)
+    resumed = trainer(tmp_path, {}, **settings)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-5"))
+    assert made == decisions(tmp_path)
+    np.testing.assert_array_equal(agent_of(resumed).seen, agent_of(straight).seen)
+
+
 def test_adapters_of_peft_are_trained_and_rolled_back(tmp_path: Path) -> None:
     from peft import LoraConfig, get_peft_model
 
