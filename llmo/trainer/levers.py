@@ -47,11 +47,10 @@ class Levers:
         self._base_rates = [float(rate) for rate in getattr(self._scheduler, "base_lrs", [])]
         self.default_rate = self._base_rates[0] if self._base_rates else float(optimizer.param_groups[0]["lr"])
         self._script_lambdas = list(getattr(self._scheduler, "lr_lambdas", []))
-        self._decayed = _decayed_groups(optimizer.param_groups)
         self._weight_decays = [group.get("weight_decay") for group in optimizer.param_groups]
         self._dropouts = [(module, module.p) for module in model.modules() if isinstance(module, nn.Dropout)]
         level = min(range(len(WEIGHT_DECAY_LEVELS)), key=lambda at: abs(WEIGHT_DECAY_LEVELS[at] - args.weight_decay))
-        self._first_regularisation = level
+        self._first = Hyperparameters(1.0, level)
         self.settings = Hyperparameters(self.default_rate, level, decay_from=0.0 if self._falls(args) else None)
         # The schedule of the script is kept until an action ends it or begins another.
         self._own_shape = False
@@ -159,7 +158,8 @@ class Levers:
         before, self.settings = self.settings, settings
         self._own_shape |= settings.decay_from != before.decay_from
         self._turn_rate(settings.learning_rate / before.learning_rate)
-        self._regularise(before)
+        if (settings.weight_decay, settings.dropout) != (before.weight_decay, before.dropout):
+            self._regularise()
         if any(getattr(settings, name) != getattr(before, name) for name in TURNED):
             self._more.set(settings)
 
@@ -197,15 +197,16 @@ class Levers:
 
         return factor
 
-    def _regularise(self, before: Hyperparameters) -> None:
-        """Turn what differs from other settings, and leave the script's own values where nothing does."""
-        if self.settings.weight_decay != before.weight_decay:
-            for decayed, group in zip(self._decayed, self._optimizer.param_groups, strict=True):
-                if decayed:
-                    group["weight_decay"] = self.settings.weight_decay
-        if self.settings.dropout != before.dropout:
-            for module, own in self._dropouts:
-                module.p = max(own, self.settings.dropout)
+    def _regularise(self) -> None:
+        """Weight decay and dropout as the settings say; where those are as at the beginning, the script's own."""
+        decay, dropout = self.settings.weight_decay, self.settings.dropout
+        groups = zip(_decayed_groups(self._weight_decays), self._weight_decays, self._optimizer.param_groups)
+        for decayed, own, group in groups:
+            if decayed and own is not None:
+                group["weight_decay"] = own if decay == self._first.weight_decay else decay
+        bound = max if dropout > self._first.dropout else min
+        for module, p in self._dropouts:
+            module.p = p if dropout == self._first.dropout else bound(p, dropout)
 
     # The inputs
 
@@ -272,7 +273,7 @@ class Levers:
             "base_rates": self._base_rates,
             "default_rate": self.default_rate,
             "weight_decays": self._weight_decays,
-            "first_regularisation": self._first_regularisation,
+            "first_regularisation": self._first.regularisation,
             "more": self._more.state(),
         }
         return facts, self._best or {}
@@ -285,13 +286,13 @@ class Levers:
         self.settings = Hyperparameters(**state["settings"])
         self._best_settings = Hyperparameters(**state["best_settings"])
         self._best = best or None
+        self._first = Hyperparameters(1.0, state["first_regularisation"])
         self._turn_rate(1.0)
         self._more.restore(state["more"], self.settings)
-        first = replace(self.settings, regularisation=state["first_regularisation"], extra_decay=0, extra_dropout=0)
-        self._regularise(first)
+        self._regularise()
 
 
-def _decayed_groups(groups: Sequence[dict[str, Any]]) -> list[bool]:
+def _decayed_groups(decays: Sequence[float | None]) -> list[bool]:
     """Which groups have weight decay; where none has any, the first, as `Trainer` orders them."""
-    decayed = [bool(group.get("weight_decay")) for group in groups]
-    return decayed if any(decayed) else [index == 0 for index in range(len(groups))]
+    decayed = [bool(decay) for decay in decays]
+    return decayed if any(decayed) else [index == 0 for index in range(len(decays))]

@@ -1,0 +1,63 @@
+"""What the levers turn, on a model and an optimizer without a Trainer."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from transformers import TrainingArguments
+
+from llmo.trainer.levers import Levers
+
+RATE = 1e-3
+
+
+def parts(weight_decay: float, dropout: float = 0.0) -> tuple[Levers, nn.Module, Any]:
+    """Three groups, of which the last is not decayed."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 4), nn.Dropout(dropout), nn.Linear(4, 4), nn.Linear(4, 1))
+    decays = (weight_decay, weight_decay, 0.0)
+    layers = (model[0], model[2], model[3])
+    groups = [{"params": layer.parameters(), "weight_decay": decay} for layer, decay in zip(layers, decays)]
+    optimizer = torch.optim.AdamW(groups, RATE)
+    return levers_on(model, optimizer, weight_decay), model, optimizer
+
+
+def levers_on(model: nn.Module, optimizer: Any, weight_decay: float = 0.0) -> Levers:
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+    args = TrainingArguments("none", report_to=[], weight_decay=weight_decay)
+    return Levers(args, model, optimizer, scheduler, 10, 0)
+
+
+def regularisation(model: Any, optimizer: Any) -> tuple[list[float], float]:
+    return [group["weight_decay"] for group in optimizer.param_groups], model[1].p
+
+
+@pytest.mark.parametrize("turns", [("regularise_more", "regularise_less"), ("regularise_less", "regularise_more")])
+def test_regularisation_that_is_turned_back_is_the_scripts_own(turns: tuple[str, str]) -> None:
+    levers, model, optimizer = parts(0.05, 0.01)
+    own = regularisation(model, optimizer)
+    levers.apply(turns[0])
+    assert regularisation(model, optimizer) != own
+    levers.apply(turns[1])
+    assert regularisation(model, optimizer) == own == ([0.05, 0.05, 0.0], 0.01)
+
+
+def test_less_regularisation_is_never_more_dropout() -> None:
+    levers, model, optimizer = parts(0.1, 0.0)
+    levers.apply("regularise_less")
+    assert regularisation(model, optimizer) == ([0.03, 0.03, 0.0], 0.0)
+
+
+def test_resumed_levers_know_which_groups_are_decayed() -> None:
+    """Also where the checkpoint was made while none was."""
+    levers, _, optimizer = parts(0.01)
+    levers.apply("regularise_less")
+    _, model, loaded = parts(0.01)
+    loaded.load_state_dict(optimizer.state_dict())
+    resumed = levers_on(model, loaded, 0.01)
+    resumed.restore(*levers.state())
+    resumed.apply("regularise_more")
+    assert regularisation(model, loaded) == ([0.01, 0.01, 0.0], 0.0)
