@@ -244,11 +244,14 @@ class Levers:
         """Go back to the best weights, and to the optimizer's moments at them: none before the first step."""
         assert self._best is not None
         for name, tensor in self._tensors().items():
-            if name in self._best:
-                if name.startswith("weights/") or not weights_alone:
-                    tensor.copy_(self._best[name])
-            elif not weights_alone:
-                tensor.zero_()
+            if name in self._best and (name.startswith("weights/") or not weights_alone):
+                tensor.copy_(self._best[name])
+        if not weights_alone:
+            known = {name.partition("/")[2] for name in self._best if not name.startswith("weights/")}
+            for name, parameter in self._model.named_parameters():
+                if name not in known:
+                    # The optimizer begins anew; zeros would not do for those that keep counts or tables beside.
+                    self._optimizer.state.pop(parameter, None)
 
     def _tensors(self) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 from transformers import TrainingArguments
+from transformers.optimization import Adafactor
 
 from llmo.trainer.levers import Levers
 
@@ -61,3 +62,19 @@ def test_resumed_levers_know_which_groups_are_decayed() -> None:
     resumed.restore(*levers.state())
     resumed.apply("regularise_more")
     assert regularisation(model, loaded) == ([0.01, 0.01, 0.0], 0.0)
+
+
+def test_what_was_not_trained_at_the_best_is_left_as_it_is() -> None:
+    """A layer that a script unfreezes later; and an optimizer that had not begun begins anew, with all it counts."""
+    model = nn.Linear(4, 1)
+    model.bias.requires_grad_(False)
+    optimizer = Adafactor(model.parameters(), lr=RATE, relative_step=False, scale_parameter=False)
+    levers, best = levers_on(model, optimizer), model.weight.detach().clone()
+    levers.keep_best()
+    model.bias.requires_grad_(True)
+    model(torch.ones(2, 4)).sum().backward()
+    optimizer.step()
+    bias = model.bias.detach().clone()
+    levers.apply("rollback")
+    assert torch.equal(model.weight, best) and torch.equal(model.bias, bias)
+    assert not optimizer.state
