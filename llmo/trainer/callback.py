@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from torch.optim.lr_scheduler import ReduceLROnPlateau
 from transformers import TrainerCallback as Callback
 from transformers import TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
@@ -30,6 +29,8 @@ from llmo.trainer.steering import Choice, Steering
 DECISIONS = 20
 """How often it decides, as in the environments that policies are learned in."""
 RECORD = "llmo_decisions.jsonl"
+REFUSED = ("ReduceLROnPlateau", "GreedyLR", "OneCycleLR", "CyclicLR", "SequentialLR")
+"""Schedulers that step at evaluations, of which there are more, or write over a rate that is turned."""
 
 
 class TrainerCallback(Callback, ExportableState):
@@ -47,8 +48,8 @@ class TrainerCallback(Callback, ExportableState):
         seed: Of what is random in the agent and in corrupted inputs.
 
     Raises:
-        LlmoError: No such agent or policy, or an agent that does more than to choose actions; when training begins, a
-            scheduler that steps at evaluations.
+        LlmoError: No such agent, or one that does more than to choose actions; when training begins, no such policy, or
+            one of the schedulers in `REFUSED`.
     """
 
     def __init__(
@@ -92,10 +93,8 @@ class TrainerCallback(Callback, ExportableState):
         if self._steering is not None:
             self._steering.levers.close()
         scheduler = given["lr_scheduler"]
-        if isinstance(scheduler, ReduceLROnPlateau) or type(scheduler).__name__ == "GreedyLR":
-            raise LlmoError(
-                "scheduler", type(scheduler).__name__, "one that does not step at evaluations: they are more"
-            )
+        if {kind.__name__ for kind in type(scheduler).__mro__} & set(REFUSED):
+            raise LlmoError("scheduler", type(scheduler).__name__, f"LambdaLR or another one, but none of {REFUSED}")
         self._steering = Steering(
             self._agent,
             args,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 
 from llmo import catalog
 from llmo.actions.augmentation import Augment
@@ -139,7 +140,7 @@ class Levers:
     @property
     def _shaped(self) -> bool:
         """Whether the scheduler multiplies base rates by functions, which can be replaced."""
-        return hasattr(self._scheduler, "lr_lambdas")
+        return isinstance(self._scheduler, LambdaLR)
 
     @property
     def _step(self) -> int:
@@ -214,13 +215,14 @@ class Levers:
         if self.settings.augmentation == "off" or not module.training or not given:
             return None
         ids = given[0]
-        array = ids.cpu().numpy().reshape(1, *ids.shape)
+        # Rows that are packed without padding are one.
+        array = ids.cpu().numpy().reshape(1, -1, ids.shape[-1])
         padded = np.where(array == self._padding, PADDING, array) if self._padding is not None else array
         seeds, steps = np.array([self._seed], np.uint64), np.array([self._calls])
         self._calls += 1
         other = corrupt(padded, self.settings.augmentation, seeds, steps, self._vocabulary)[0]
         changed = torch.from_numpy(np.where(other == PADDING, array[0], other)).to(ids.device, ids.dtype)
-        return (changed, *given[1:])
+        return (changed.reshape(ids.shape), *given[1:])
 
     # The best so far
 

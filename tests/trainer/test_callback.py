@@ -473,7 +473,15 @@ def test_the_default_rate_is_that_of_the_optimizer(tmp_path: Path) -> None:
 
 def test_a_scheduler_that_steps_at_evaluations_is_refused(tmp_path: Path) -> None:
     made = trainer(tmp_path, {}, lr_scheduler_type="reduce_lr_on_plateau", eval_strategy="epoch", max_steps=-1)
-    with pytest.raises(LlmoError, match="ReduceLROnPlateau"):
+    with pytest.raises(LlmoError, match="scheduler 'ReduceLROnPlateau'"):
+        made.train()
+
+
+def test_a_scheduler_that_writes_over_a_turned_rate_is_refused(tmp_path: Path) -> None:
+    made = trainer(tmp_path, {})
+    made.optimizer = torch.optim.AdamW(made.model.parameters(), RATE)  # type: ignore[union-attr]
+    made.lr_scheduler = torch.optim.lr_scheduler.OneCycleLR(made.optimizer, RATE, total_steps=STEPS)
+    with pytest.raises(LlmoError, match="scheduler 'OneCycleLR'"):
         made.train()
 
 
