@@ -58,7 +58,7 @@ class Gauge:
 
         Args:
             step: Number of the step; neighbours are compared.
-            optimizer: Whose first moments are read, if it has some.
+            optimizer: Whose first moments are read, if it has some of the gradients' shapes.
         """
         gradients = [parameter.grad for parameter in self._matrices]
         if any(gradient is None for gradient in gradients):
@@ -66,7 +66,8 @@ class Gauge:
         now = self._sample(gradients)
         self.looks.norms.append(self._norm(now))
         moments = [optimizer.state.get(parameter, {}).get("exp_avg") for parameter in self._matrices]
-        if all(isinstance(moment, Tensor) for moment in moments):
+        # Some optimizers keep them in another space, of fewer dimensions.
+        if [getattr(moment, "shape", None) for moment in moments] == [matrix.shape for matrix in self._matrices]:
             self.looks.momentum_cosine = _cosine(now, self._sample(moments))
         if self._before is not None and step == self._looked_at + 1:
             self.looks.gradient_cosine = _cosine(now, self._before)

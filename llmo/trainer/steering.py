@@ -135,8 +135,9 @@ class Steering:
         loss = loss if sound else math.inf
         best = min(loss, before[-1].best_validation_loss) if before else loss
         steps = sum(count for _, count in self.losses)
-        # A sample's norm is that after clipping; the trainer has logged some from before.
-        norms, limit = self.norms or looks.norms, self._args.max_grad_norm
+        # A sample's norm is that after clipping; the trainer has logged some from before. What overflows is skipped.
+        norms = self.norms or [norm for norm in looks.norms if math.isfinite(norm)]
+        limit = self._args.max_grad_norm
         before.append(
             Measurement(
                 step=len(before),

@@ -542,6 +542,31 @@ def test_what_is_seen_is_what_happened(tmp_path: Path) -> None:
     assert all(seen[INDEX[name]] == 0 for seen in agent.seen for name in names)
 
 
+def test_a_gradient_that_overflows_is_not_remembered(tmp_path: Path) -> None:
+    """As the first ones in float16, whose step is skipped; what is logged of them is no number either."""
+    made = trainer(tmp_path, {}, max_grad_norm=0.0)
+
+    class Overflow(type(made.callback_handler.callbacks[0])):  # type: ignore[misc]
+        def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            if state.global_step < 2:
+                made.model.score.weight.grad.fill_(float("inf"))  # type: ignore[union-attr]
+
+        def on_optimizer_step(self, args: Any, state: Any, control: Any, **given: Any) -> None:
+            if state.global_step < 2:
+                made.model.load_state_dict(whole)  # type: ignore[union-attr]
+                made.optimizer.state.clear()
+
+        def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **given: Any) -> None:
+            if state.global_step <= 2:
+                logs.pop("grad_norm", None)
+
+    whole = {name: tensor.clone() for name, tensor in made.model.state_dict().items()}  # type: ignore[union-attr]
+    made.callback_handler.callbacks.insert(0, Overflow())
+    agent = agent_of(made)
+    made.train()
+    assert agent.seen[1][INDEX["norm_trend"]] == 0 and all(seen[INDEX["norm_trend"]] != 0 for seen in agent.seen[2:])
+
+
 def test_agents_that_cannot_steer_are_refused() -> None:
     with pytest.raises(LlmoError, match="did you mean 'scripted'"):
         llmo.TrainerCallback(agent="script")

@@ -57,6 +57,17 @@ def test_neighbours_alone_are_compared() -> None:
     assert gauge.close()[0].gradient_cosine == 0.0
 
 
+def test_moments_in_another_space_are_not_compared() -> None:
+    """As of GaLore, which projects gradients."""
+    model = torch.nn.Linear(4, 4)
+    optimizer, gauge = torch.optim.SGD(model.parameters(), 0.1), Gauge(model)
+    model(torch.randn(2, 4)).sum().backward()
+    optimizer.state[model.weight]["exp_avg"] = torch.ones(2, 4)
+    gauge.look(0, optimizer)
+    looks, _ = gauge.close()
+    assert looks.norms and looks.momentum_cosine == 0.0
+
+
 def test_the_first_ratio_is_that_of_adams_first_step() -> None:
     """Every weight moves by the rate."""
     torch.manual_seed(0)
