@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,8 @@ DECISIONS = 20
 RECORD = "llmo_decisions.jsonl"
 REFUSED = ("ReduceLROnPlateau", "GreedyLR", "OneCycleLR", "CyclicLR", "SequentialLR")
 """Schedulers that step at evaluations, of which there are more, or write over a rate that is turned."""
+SHARDED = ("DEEPSPEED", "FSDP", "MEGATRON_LM")
+"""What accelerate may train with, as it says in the environment, where no process has all weights to go back to."""
 
 
 class TrainerCallback(Callback, ExportableState):
@@ -48,8 +51,8 @@ class TrainerCallback(Callback, ExportableState):
         seed: Of what is random in the agent and in corrupted inputs.
 
     Raises:
-        LlmoError: No such agent, or one that does more than to choose actions; when training begins, no such policy, or
-            one of the schedulers in `REFUSED`.
+        LlmoError: No such agent, or one that does more than to choose actions; when training begins, no such policy,
+            one of the schedulers in `REFUSED`, a model of which each process has a part, or evaluations without a loss.
     """
 
     def __init__(
@@ -93,15 +96,19 @@ class TrainerCallback(Callback, ExportableState):
         if self._steering is not None:
             self._steering.levers.close()
         scheduler = given["lr_scheduler"]
-        if {kind.__name__ for kind in type(scheduler).__mro__} & set(REFUSED):
+        if {base.__name__ for base in type(scheduler).__mro__} & set(REFUSED):
             raise LlmoError("scheduler", type(scheduler).__name__, f"LambdaLR or another one, but none of {REFUSED}")
+        for kind in SHARDED:
+            if os.environ.get(f"ACCELERATE_USE_{kind}", "false").lower() in ("1", "true"):
+                raise LlmoError("kind of training", kind, "one process, or DDP: each has the whole model")
         self._steering = Steering(
             self._agent,
             args,
             given["model"],
             given["optimizer"],
             scheduler,
-            state.max_steps,
+            # Of no epochs there are none.
+            max(1, state.max_steps),
             self._given["keep_best"],
             self._given["seed"],
         )
@@ -128,6 +135,8 @@ class TrainerCallback(Callback, ExportableState):
         """Decide, where a decision is due: every data set has been evaluated by now."""
         if self._measure(state) and state.global_step < state.max_steps:
             self._tell(args, state, self.steering.decide())
+        elif self._due and not state.global_step:
+            raise LlmoError("evaluation", "without a loss", "one that gives eval_loss: examples with their labels")
         if self.steering.stopped:
             # Trainer looks at it after this batch only; what that changes is not delivered.
             control.should_training_stop = True

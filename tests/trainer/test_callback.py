@@ -485,6 +485,27 @@ def test_a_scheduler_that_writes_over_a_turned_rate_is_refused(tmp_path: Path) -
         made.train()
 
 
+def test_a_model_in_parts_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = trainer(tmp_path, {})
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    with pytest.raises(LlmoError, match="kind of training 'FSDP'"):
+        made.train()
+
+
+def test_evaluations_without_a_loss_are_refused(tmp_path: Path) -> None:
+    made = trainer(tmp_path, {})
+    made.label_names = ["another"]
+    with pytest.raises(LlmoError, match="evaluation 'without a loss'.*eval_loss"):
+        made.train()
+
+
+def test_no_epochs_are_trained_as_without_an_agent(tmp_path: Path) -> None:
+    made = trainer(tmp_path, {}, max_steps=-1, num_train_epochs=0)
+    before = weights(made)
+    made.train()
+    torch.testing.assert_close(weights(made), before, rtol=0, atol=0)
+
+
 def test_an_encoder_reads_what_is_corrupted() -> None:
     from transformers import T5Config, T5ForConditionalGeneration
 
