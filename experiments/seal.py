@@ -47,12 +47,14 @@ def unseal(path: Path, out: Path | None = None) -> None:
         LlmoError: There is no key, another one, nothing to be unsealed, or something would be written over.
     """
     from llmo.sealing import check_key
-    from llmo.tasks.own.sealed import SUFFIX, check_free, plain_name, unseal_file
+    from llmo.tasks.own.sealed import SUFFIX, check_free, plain_name, read_data, unseal_file
 
     check_key()
     targets = {file: out or file.parent for file in _files(path, (SUFFIX,))}
     for file, folder in targets.items():
         check_free(folder / plain_name(file).name)
+        # Where one of them cannot be opened, none is written.
+        read_data(file)
     for file, folder in targets.items():
         print(f"{unseal_file(file, folder)} is plain")
 

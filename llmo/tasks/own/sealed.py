@@ -62,10 +62,13 @@ def unseal_file(file: Path, folder: Path) -> Path:
     """Write what is in a sealed file to a folder, which is made where there is none.
 
     Raises:
-        LlmoError: See `read_data`; or something stands there already.
+        LlmoError: See `read_data`; or something stands there already, or the folder is a file.
     """
     content = read_data(file)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise LlmoError("output", str(folder), "a folder, not a file") from error
     return _write(folder / plain_name(file).name, content)
 
 

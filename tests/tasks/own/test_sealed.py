@@ -14,7 +14,7 @@ from llmo.cli import main
 from llmo.errors import LlmoError
 from llmo.sealing import MAGIC, NONCE, TAG
 from llmo.tasks.own.data import load_data
-from llmo.tasks.own.sealed import IDENTITY, read_data, seal_file
+from llmo.tasks.own.sealed import IDENTITY, read_data, seal_file, unseal_file
 
 KEY, OTHER = "11" * 32, "22" * 32
 ROWS = [{"text": f"example {number}", "label": ("good", "bad")[number % 2]} for number in range(30)]
@@ -144,6 +144,19 @@ def test_without_its_key_a_file_is_one_line(
     assert not (tmp_path / "plain").exists()
     with pytest.raises(LlmoError, match=r"train\.jsonl\.sealed.*LLMO_KEY"):
         load_data(str(folder), "classification")
+
+
+def test_a_folder_is_unsealed_whole_or_not_at_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = data_folder(tmp_path / "data", ".csv")
+    seal_folder(folder)
+    (tmp_path / "file").write_text("mine")
+    for out in ("file", "file/below"):
+        with pytest.raises(LlmoError, match=f"output '.*{out}' is not usable: allowed is a folder"):
+            unseal_file(folder / "test.csv.sealed", tmp_path / out)
+    # The last one in order.
+    (folder / "valid.csv.sealed").write_bytes(b"cut")
+    assert main(["unseal", str(folder), "--out", str(tmp_path / "plain")]) == 2
+    assert "valid.csv.sealed" in capsys.readouterr().err and not (tmp_path / "plain").exists()
 
 
 def test_nothing_is_written_over_and_twins_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
