@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from typing import Any
 
 from llmo.errors import LlmoError, needs_extra
 
 LISTED = 60
-"""Most configurations that an error names."""
+"""Most configurations that an error names; of a wrong one those with the nearest names."""
 
 
 def load_from_hub(data: str) -> Any:
@@ -31,7 +32,8 @@ def load_from_hub(data: str) -> Any:
     except Exception as error:
         names = _configurations(name) if isinstance(error, ValueError) else []
         if configuration and names and configuration not in names:
-            raise LlmoError(f"configuration of {name}", configuration, names[:LISTED]) from error
+            near = names if len(names) <= LISTED else get_close_matches(configuration, names, LISTED, cutoff=0.0)
+            raise LlmoError(f"configuration of {name}", configuration, near) from error
         if not configuration and len(names) > 1:
             more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
             listed = ", ".join(names[:LISTED]) + more

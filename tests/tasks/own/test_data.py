@@ -11,6 +11,7 @@ from pyarrow import ipc, parquet
 from llmo.errors import LlmoError
 from llmo.mdp.own_source import OwnSource, write_own
 from llmo.tasks.own.data import load_data
+from llmo.tasks.own.hub import LISTED
 
 ROWS = [{"text": f"example {number}", "label": ("good", "bad")[number % 2]} for number in range(30)]
 
@@ -235,3 +236,11 @@ def test_configurations_are_listed_where_one_is_missing_or_wrong(configured: Pat
         assert str(raised.value) == words
     with pytest.raises(LlmoError, match="data 'nobody/nothing:cola'.*that the hub can give"):
         load_data("nobody/nothing:cola", "classification")
+
+
+def test_of_many_configurations_the_nearest_are_listed(configured: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"{letter}{letter}_{number}" for letter in "abcdefgh" for number in range(10)]
+    monkeypatch.setattr("llmo.tasks.own.hub._configurations", lambda name: names)
+    with pytest.raises(LlmoError, match="did you mean 'hh_9'") as raised:
+        load_data("copy:hh9", "classification")
+    assert len(raised.value.allowed) == LISTED
