@@ -33,6 +33,7 @@ def action_effects(
     env: str = "llmo/LanguageModel-Full-v0",
     bases: tuple[str, ...] = ("keep", "update_ratio"),
     actions: tuple[str, ...] = (),
+    before: tuple[str, ...] = (),
     instances: int = 32,
     split: Literal["train", "dev"] = "train",
     executor: Literal["batched", "compiled"] = "batched",
@@ -47,6 +48,7 @@ def action_effects(
         env: Registered name of the environment.
         bases: Rules that play until a branch, by turns.
         actions: Only these are tried; by default the whole menu.
+        before: Actions that a run takes before it is branched, one a step, such as block_remove for what adds blocks.
         instances: How many instances, from index 0.
         split: ``train`` or ``dev``; test instances are for scoring.
         executor: How branches are trained.
@@ -71,14 +73,15 @@ def action_effects(
     for base in bases:
         catalog.make_agent(base)
     spec = env_spec(env)
-    for action in actions:
+    for action in (*actions, *before):
         spec.space.action(action)
     found = find_workers(workers)
     with RunDir(out, resume) as run:
-        run.settle({"env": env, "bases": list(bases), "split": split, "executor": executor, "actions": list(actions)})
+        what = {"env": env, "bases": list(bases), "actions": list(actions), "before": list(before)}
+        run.settle({**what, "split": split, "executor": executor})
         files = {index: out / "branches" / f"{index:05d}.json" for index in range(instances)}
         waiting = [index for index, file in files.items() if not file.exists()]
-        jobs = [(env, split, index, bases[index % len(bases)], executor, actions) for index in waiting]
+        jobs = [(env, split, index, bases[index % len(bases)], executor, actions, before) for index in waiting]
         with Progress("instances", instances, instances - len(waiting)) as progress:
             for number, effects in spread(branch, jobs, found):
                 file = files[waiting[number]]
@@ -87,11 +90,9 @@ def action_effects(
                 progress.advance(1)
         effects = [Effect(**one) for file in files.values() for one in json.loads(file.read_text())]
         content = {
-            "env": env,
+            **what,
             "split": split,
             "instances": instances,
-            "bases": list(bases),
-            "actions": list(actions),
             "command": command("action_effects", action_effects, given),
             **provenance(),
             "moments": _moments(effects),

@@ -51,7 +51,13 @@ class Effect:
 
 
 def branch(
-    env: str, split: str, index: int, base: str, executor: str | None = None, actions: Sequence[str] = ()
+    env: str,
+    split: str,
+    index: int,
+    base: str,
+    executor: str | None = None,
+    actions: Sequence[str] = (),
+    before: Sequence[str] = (),
 ) -> list[Effect]:
     """Branch one run in each phase.
 
@@ -62,12 +68,16 @@ def branch(
         base: Name of the rule that plays until a branch.
         executor: Of the population; None chooses.
         actions: Names of those that are tried, besides `keep`; all where there is none.
+        before: Names of actions that the run takes first, one a step; where it cannot, it is not branched.
     """
     spec = env_spec(env)
     population = Population(spec, TOGETHER, executor=executor)
     effects = []
     for phase, moment in _moments(population, spec, split, index, base).items():
         population.restore(0, moment)
+        if not _takes(population, before):
+            continue
+        moment = population.snapshot(0)
         cause, _ = diagnose(population.observe(0))
         wanted = {"keep", *(actions or spec.menu)}
         allowed = [int(action) for action in np.flatnonzero(population.mask(0)) if spec.menu[action] in wanted]
@@ -97,6 +107,15 @@ def _moments(population: Population, spec: EnvSpec, split: str, index: int, base
         population.step({0: agent.act(observation, mask, np.array([start]))[0]})
         start = False
     return found
+
+
+def _takes(population: Population, actions: Sequence[str]) -> bool:
+    """Let the first run take some actions; whether it could and goes on."""
+    for name in actions:
+        action = population.spec.menu.index(name)
+        if not population.mask(0)[action] or population.step({0: action})[0].terminated:
+            return False
+    return True
 
 
 def _curves(population: Population, moment: Snapshot, actions: Sequence[int]) -> dict[int, Curve]:

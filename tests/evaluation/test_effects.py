@@ -66,6 +66,15 @@ def test_repairing_a_rate_that_is_far_too_high_is_found_to_pay() -> None:
     assert branch(ENV, "train", instance.index, "keep", actions=[best]) == wanted
 
 
+def test_a_run_is_branched_behind_what_it_took_before() -> None:
+    full = "llmo/LanguageModel-Full-v0"
+    effects = branch(full, "train", 0, "keep", actions=["units_widen", "block_add"], before=["units_prune", "keep"])
+    assert {effect.action for effect in effects} == {"keep", "units_widen"}, "a block was not removed"
+    widened = [effect.gains["all"] for effect in effects if effect.action == "units_widen"]
+    assert 1 <= len(widened) <= len(PHASES) and any(gain != 0 for gain in widened)
+    assert branch(full, "train", 0, "keep", actions=["rate_x2"], before=["rollback"] * 50) == [], "it was over before"
+
+
 def test_the_command_continues_and_draws(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["action_effects", "--env", ENV, "--bases", "[keep]", "--workers", "0", "--out", str(tmp_path / "effects")]
     assert main([*given, "--instances", "1"]) == 0
@@ -81,5 +90,6 @@ def test_the_command_continues_and_draws(tmp_path: Path, capsys: pytest.CaptureF
     assert "--resume" in capsys.readouterr().err
     assert main(["action_effects", "--bases", "[kepp]", "--out", str(tmp_path / "other")]) == 2
     assert "did you mean 'keep'" in capsys.readouterr().err
-    assert main(["action_effects", "--actions", "[rollbak]", "--out", str(tmp_path / "other")]) == 2
-    assert "did you mean 'rollback'" in capsys.readouterr().err
+    for option in ("--actions", "--before"):
+        assert main(["action_effects", option, "[rollbak]", "--out", str(tmp_path / "other")]) == 2
+        assert "did you mean 'rollback'" in capsys.readouterr().err
