@@ -29,9 +29,10 @@ class Rollback(Action):
     """
 
     def allowed(self, run: Run, row: int) -> bool:
-        """When the last validation was not the best."""
+        """When the last validation was not the best, while the budget pays for validating a model of that size."""
         state = run.states[row]
-        return state.best_state is not None and state.priced > state.best_priced
+        worse = state.best_state is not None and state.priced > state.best_priced
+        return worse and run.pays_as(row, run.saved_structure(row, "best"))
 
     def apply(self, run: Run, row: int) -> None:
         """See the class."""

@@ -33,24 +33,26 @@ class Save(UseRegister):
         run.save(row, self.register)
 
 
-class Load(UseRegister):
+class Leave(UseRegister):
     """Go back to what was kept."""
 
     def allowed(self, run: Run, row: int) -> bool:
-        """Once something else is in it."""
-        return super().allowed(run, row) and not run.holds(row, self.register)
+        """Once something else is in it, while the budget pays for validating a model of that size."""
+        if not super().allowed(run, row) or run.holds(row, self.register):
+            return False
+        return run.pays_as(row, run.saved_structure(row, self.register))
+
+
+class Load(Leave):
+    """Go back to what was kept."""
 
     def apply(self, run: Run, row: int) -> None:
         """See the class."""
         run.load_saved(row, self.register)
 
 
-class Swap(UseRegister):
+class Swap(Leave):
     """Keep weights, optimizer and settings, and go back to what was kept."""
-
-    def allowed(self, run: Run, row: int) -> bool:
-        """Once something else is in it."""
-        return super().allowed(run, row) and not run.holds(row, self.register)
 
     def apply(self, run: Run, row: int) -> None:
         """See the class."""

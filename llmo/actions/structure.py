@@ -29,7 +29,7 @@ class BlockAdd(Action):
     """Bring a block back as a copy of the one below that adds nothing at first (LLaMA Pro, Wu et al. 2024)."""
 
     def allowed(self, run: Run, row: int) -> bool:
-        """While one is absent."""
+        """While one is absent, and the budget pays for validating the whole model."""
         return run.can_grow(row) and len(run.states[row].structure.blocks) > 0
 
     def apply(self, run: Run, row: int) -> None:
@@ -55,7 +55,7 @@ class UnitsWiden(Action):
     """Bring a quarter of the feed-forward units back, with output weights of zero (Net2Net, Chen et al. 2016)."""
 
     def allowed(self, run: Run, row: int) -> bool:
-        """While some are absent."""
+        """While some are absent, and the budget pays for validating the whole model."""
         return run.can_grow(row) and len(run.states[row].structure.units) > 0
 
     def apply(self, run: Run, row: int) -> None:

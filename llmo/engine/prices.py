@@ -117,3 +117,11 @@ class Prices(Replicas):
         """Whether the budget pays for some FLOPs and a step."""
         state = self.states[row]
         return flops + self.step_cost(row) <= state.problem.budget - state.spent
+
+    def pays_as(self, row: int, structure: Structure) -> bool:
+        """Whether the budget pays for validating a row, all of whose weights are trained, with another structure."""
+        state = self.states[row]
+        if structure == state.structure or state.members:
+            return True
+        forward = self.cost(0, state.problem, structure=structure).forward
+        return len(state.problem.task.validation.inputs) * forward <= state.problem.budget - state.spent

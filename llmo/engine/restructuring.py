@@ -33,8 +33,9 @@ class Restructuring(Evaluation):
         return free and self.structures.family is not None and self.ranks is None
 
     def can_grow(self, row: int) -> bool:
-        """Whether parts of a row can come back: a zero of pruned weights would stay one."""
-        return self.can_restructure(row) and not self.states[row].hyperparameters.sparsity
+        """Whether parts of a row can come back: at a price, and a zero of pruned weights would stay one."""
+        sparse = self.states[row].hyperparameters.sparsity
+        return self.can_restructure(row) and not sparse and self.pays_as(row, WHOLE_MODEL)
 
     # Blocks
 

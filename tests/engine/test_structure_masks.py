@@ -51,3 +51,21 @@ def test_masks_are_right_where_a_structure_cannot_change(make_problem: MakeProbl
     assert not allowed(frozen)
     gpt2 = started(make_problem, "gpt2")
     assert allowed(gpt2) == shrinking - {"heads_prune"}
+
+
+def test_a_larger_model_comes_back_only_while_the_budget_pays_for_validating_it(make_problem: MakeProblem) -> None:
+    run = started(make_problem, "llama")
+    state = run.states[0]
+    names = ("rollback", "load_1", "swap_1", "block_add")
+    back = [catalog.get("actions", name)() for name in names]
+    run.save(0, back[1].register)
+    run.remove_block(0)
+    state.priced = state.best_priced + 1
+    assert all(action.allowed(run, 0) for action in back)
+    whole = run.evaluation_cost(0) * run.cost(0, state.problem).forward / run.saved_cost(0, state.structure)
+    state.spent = state.problem.budget - whole
+    assert all(action.allowed(run, 0) for action in back)
+    state.spent += 1
+    assert not any(action.allowed(run, 0) for action in back)
+    run.load_saved(0, back[1].register)
+    assert run.evaluation_cost(0) > state.problem.budget - state.spent, "it would have been overdrawn"
