@@ -107,7 +107,7 @@ def action_effects(
 
 def _moments(effects: Sequence[Effect]) -> dict[str, int]:
     """How many moments there were of each cause and phase."""
-    counts: dict[str, int] = {}
+    counts = {"all": 0}
     for effect in effects:
         if effect.action == "keep":
             for group in ("all", effect.cause, effect.phase):

@@ -33,7 +33,7 @@ class Save(UseRegister):
         run.save(row, self.register)
 
 
-class Leave(UseRegister):
+class GoBack(UseRegister):
     """Go back to what was kept."""
 
     def allowed(self, run: Run, row: int) -> bool:
@@ -43,7 +43,7 @@ class Leave(UseRegister):
         return run.pays_as(row, run.saved_structure(row, self.register))
 
 
-class Load(Leave):
+class Load(GoBack):
     """Go back to what was kept."""
 
     def apply(self, run: Run, row: int) -> None:
@@ -51,7 +51,7 @@ class Load(Leave):
         run.load_saved(row, self.register)
 
 
-class Swap(Leave):
+class Swap(GoBack):
     """Keep weights, optimizer and settings, and go back to what was kept."""
 
     def apply(self, run: Run, row: int) -> None:

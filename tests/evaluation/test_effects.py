@@ -90,6 +90,9 @@ def test_the_command_continues_and_draws(tmp_path: Path, capsys: pytest.CaptureF
     assert "--resume" in capsys.readouterr().err
     assert main(["action_effects", "--bases", "[kepp]", "--out", str(tmp_path / "other")]) == 2
     assert "did you mean 'keep'" in capsys.readouterr().err
+    never = ["--before", "[augment_off]", "--out", str(tmp_path / "never"), "--instances", "1"]
+    assert main([*given, *never]) == 0
+    assert "0 moments of 1 train runs" in capsys.readouterr().out
     for option in ("--actions", "--before"):
         assert main(["action_effects", option, "[rollbak]", "--out", str(tmp_path / "other")]) == 2
         assert "did you mean 'rollback'" in capsys.readouterr().err
