@@ -6,7 +6,13 @@ See `llmo/mdp/mixed_instances.py` for what an instance draws: what policies meet
 from __future__ import annotations
 
 from llmo.actions.menu import MENU
-from llmo.mdp.mixed_instances import build_mixed_problem, draw_longer_instance, draw_mixed_instance, mixed_template
+from llmo.mdp.mixed_instances import (
+    build_mixed_problem,
+    draw_general_instance,
+    draw_longer_instance,
+    draw_mixed_instance,
+    mixed_template,
+)
 from llmo.mdp.spec import EnvSpec
 from llmo.registry import environments
 
@@ -17,7 +23,13 @@ def fine_tune() -> EnvSpec:
     return EnvSpec("llmo/FineTune-v0", MENU, draw_mixed_instance, build_mixed_problem, model=mixed_template)
 
 
-@environments.register("llmo/FineTune-v1")
+@environments.register("llmo/FineTune-v2")
 def longer() -> EnvSpec:
-    """Fine-tune small models for every kind of task, with budgets that pay for several passes over the data."""
-    return EnvSpec("llmo/FineTune-v1", MENU, draw_longer_instance, build_mixed_problem, model=mixed_template)
+    """The same with larger batches and budgets and, half the time, a starting rate that is about right."""
+    return EnvSpec("llmo/FineTune-v2", MENU, draw_longer_instance, build_mixed_problem, model=mixed_template)
+
+
+@environments.register("llmo/General-v0")
+def general() -> EnvSpec:
+    """llmo/LanguageModel-v1 and llmo/FineTune-v2 by turns: for a policy that is to be good at both."""
+    return EnvSpec("llmo/General-v0", MENU, draw_general_instance, build_mixed_problem, model=mixed_template)

@@ -10,8 +10,9 @@ from functools import partial
 
 from llmo.actions.menu import MENU
 from llmo.engine.models import ModelShape
-from llmo.mdp.instances import BUDGET_FACTOR, SHAPES, Sizes, draw_rescaled_instance
+from llmo.mdp.instances import draw_rescaled_instance
 from llmo.mdp.problem import build_problem
+from llmo.mdp.sizes import BUDGET_FACTOR, SHAPES, Sizes
 from llmo.mdp.spec import EnvSpec
 from llmo.registry import environments
 

@@ -71,7 +71,7 @@ class Made:
 def recipes() -> list[Recipe]:
     """Every training, the longest first."""
     from llmo.engine.models import ModelShape
-    from llmo.mdp.instances import SHAPES
+    from llmo.mdp.sizes import SHAPES
     from llmo.tasks.text import DOMAINS
 
     shapes: list[tuple[Any, ...]] = [(shape.width, shape.depth) for part in SHAPES.values() for shape in part]

@@ -10,25 +10,27 @@ from __future__ import annotations
 import numpy as np
 
 from llmo.mdp.instances import (
-    BUDGET_FACTOR,
     CLOSABLE,
     HIDEABLE,
-    LEAST_INTERVAL,
-    SHAPES,
     SLACK,
-    STEPS,
     Instance,
     draw_dropped,
     draw_rate_factor,
     draw_seed,
-    draw_steps,
     draw_text_group,
-    episode_cost,
-    model_cost,
-    plain_cost,
     valid_place,
 )
 from llmo.mdp.materials import draw_sources, draw_teacher
+from llmo.mdp.sizes import (
+    BUDGET_FACTOR,
+    LEAST_INTERVAL,
+    SHAPES,
+    STEPS,
+    draw_steps,
+    episode_cost,
+    model_cost,
+    plain_cost,
+)
 
 BASE_DOMAIN, DOMAIN = "prose", "code"
 """Domain that the bases have seen, and the one that they are adapted to: on train instances the pair that pays best."""

@@ -9,39 +9,22 @@ from __future__ import annotations
 
 import math
 import numbers
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import lru_cache
 
 import numpy as np
 
-from llmo.budget import Cost, sequence_cost
-from llmo.engine.models import ModelShape, load_pretrained, model_config
+from llmo.engine.models import ModelShape
 from llmo.errors import LlmoError
 from llmo.hyperparameters import Start
 from llmo.mdp.materials import Source, draw_sources, draw_teacher, others
+from llmo.mdp.sizes import SHAPES, Sizes, draw_size, episode_cost, model_cost, widened
 from llmo.tasks.text import DOMAINS, PARTS
 
-SHAPES = {
-    "train": (ModelShape(20, 1), ModelShape(32, 2)),
-    "dev": (ModelShape(28, 1), ModelShape(36, 2)),
-    "test": (ModelShape(24, 1), ModelShape(40, 2)),
-}
-"""The small and the large model shape of each part; larger budgets go to larger models, as they should."""
-TOKENS = 32
-BATCH = 2
-VALIDATION_SEQUENCES, TEST_SEQUENCES = 32, 128
+TEST_SEQUENCES = 128
 PHASED_VALIDATION, PHASED_TEST = 30, 120
 """The same where the data shift: two or three phases have equal parts."""
 TEXT_GROUPS = 8
 """Stretches that each held-out text is cut into; instances of different stretches share no validation or test text."""
-STEPS = (14, 24)
-"""Least and most environment steps of an episode that only keeps."""
-BUDGET_FACTOR = 16.0
-"""Ratio of the largest budget to the smallest, which pays 14 steps of 8 optimizer steps of the smallest shape."""
-SMALL_UNTIL = 6.0
-"""Multiple of the smallest budget from which all models are large."""
-LEAST_INTERVAL = 8
 SLACK = 1 + 1e-9
 """Factor on budgets, so that rounding does not cost an episode its last step."""
 FARTHEST = {"prose": "code", "docstrings": "code", "code": "prose"}
@@ -54,23 +37,6 @@ RESCALED_STREAM = 2
 """Apart from the random numbers of other environments, so that they share no seed."""
 HIDEABLE = ("gradient", "sources", "teacher")
 CLOSABLE = ("adapter", "augment", "distil", "load", "rollback")
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """How large models and budgets are.
-
-    Attributes:
-        small: Shape of the model where the budget is small.
-        large: Where it is large; the two are about as likely.
-        least: Smallest budget, in multiples of what pays 14 steps of 8 optimizer steps of the small shape.
-        most: Largest budget.
-    """
-
-    small: ModelShape
-    large: ModelShape
-    least: float = 1.0
-    most: float = BUDGET_FACTOR
 
 
 @dataclass(frozen=True)
@@ -107,6 +73,7 @@ class Instance:
         work_price: The same of the relative FLOPs of a prediction.
         repeated: Share of the training sequences that nearly repeat others.
         broken: Share of the training sequences that were decoded wrongly.
+        batches: How many usual batches an optimizer step learns from.
     """
 
     part: str
@@ -138,34 +105,12 @@ class Instance:
     work_price: float = 0.0
     repeated: float = 0.0
     broken: float = 0.0
+    batches: int = 1
 
     @property
     def base_model(self) -> str:
         """Name of the shipped model that training starts from; empty from scratch."""
         return self.base and f"base-{self.base}-{self.shape}"
-
-
-def plain_cost(cost: Cost, interval: int) -> float:
-    """FLOPs of one environment step without a teacher, for a model whose sequences have a cost."""
-    return interval * BATCH * cost.train + VALIDATION_SEQUENCES * cost.forward
-
-
-def episode_cost(cost: Cost, teacher: str, steps: int, interval: int) -> float:
-    """FLOPs of an episode that only keeps, with its first measurement: of the model and of a teacher, if any."""
-    costs = [cost, *([_teacher_cost(teacher)] if teacher else [])]
-    first = sum(VALIDATION_SEQUENCES * cost.forward for cost in costs)
-    return steps * plain_cost(cost, interval) + first
-
-
-@lru_cache(maxsize=64)
-def model_cost(shape: ModelShape, rank: int = 0, target_modules: tuple[str, ...] = ()) -> Cost:
-    """FLOPs of one sequence; see `sequence_cost`."""
-    return sequence_cost(model_config(shape), TOKENS, rank, target_modules)
-
-
-@lru_cache(maxsize=64)
-def _teacher_cost(teacher: str) -> Cost:
-    return sequence_cost(load_pretrained(teacher).config, TOKENS)
 
 
 def draw_instance(part: str, index: int, budget_scale: float = 1.0, sizes: Sizes | None = None) -> Instance:
@@ -234,30 +179,11 @@ def _draw(
         rate_factor=draw_rate_factor(rng),
         steps=steps,
         interval=interval,
-        budget=budget_scale * episode_cost(model_cost(shape), teacher, steps, interval) * SLACK,
+        budget=budget_scale * episode_cost(widened(model_cost(shape), sizes.batches), teacher, steps, interval) * SLACK,
         neutral=draw_dropped(rng, part, HIDEABLE),
         closed=draw_dropped(rng, part, CLOSABLE),
+        batches=sizes.batches,
     )
-
-
-def draw_size(
-    rng: np.random.Generator, sizes: Sizes, cost: Callable[[ModelShape], Cost]
-) -> tuple[ModelShape, int, int]:
-    """Model shape, environment steps, optimizer steps in each: for a budget drawn log-uniformly.
-
-    Args:
-        rng: Random numbers.
-        sizes: Between which budgets.
-        cost: Of a shape's sequence.
-    """
-    small, large = sizes.small, sizes.large
-    factor = sizes.least * (sizes.most / sizes.least) ** rng.random()
-    least = {shape: plain_cost(cost(shape), LEAST_INTERVAL) for shape in (small, large)}
-    affordable = least[large] / least[small]
-    big = factor >= affordable and (factor >= SMALL_UNTIL or rng.random() < 0.5)
-    shape = large if big else small
-    steps, interval = draw_steps(rng, factor * STEPS[0] * least[small], cost(shape))
-    return shape, steps, interval
 
 
 def valid_place(part: str, index: int, budget_scale: float) -> list[int]:
@@ -273,14 +199,6 @@ def valid_place(part: str, index: int, budget_scale: float) -> list[int]:
     if not 0 < budget_scale < math.inf:
         raise LlmoError("budget scale", budget_scale, "a positive finite number")
     return [PARTS.index(part), int(index)]
-
-
-def draw_steps(rng: np.random.Generator, total: float, cost: Cost) -> tuple[int, int]:
-    """Environment steps, and optimizer steps in each, that about use up some FLOPs."""
-    fixed, each = plain_cost(cost, 0), plain_cost(cost, 1) - plain_cost(cost, 0)
-    most = int(total / (fixed + LEAST_INTERVAL * each))
-    steps = int(rng.integers(STEPS[0], min(STEPS[1], most) + 1))
-    return steps, max(LEAST_INTERVAL, round((total / steps - fixed) / each))
 
 
 def draw_seed(rng: np.random.Generator, part: str) -> int:

@@ -24,23 +24,18 @@ from llmo.engine.state import Problem
 from llmo.hyperparameters import Hyperparameters, Start, default_learning_rate
 from llmo.kinds import IGNORED, PADDING, Kind
 from llmo.mdp.instances import (
-    BATCH,
     CLOSABLE,
-    SHAPES,
     SLACK,
     TEST_SEQUENCES,
-    VALIDATION_SEQUENCES,
     Instance,
-    Sizes,
     draw_dropped,
     draw_rate_factor,
     draw_seed,
-    draw_size,
-    episode_cost,
     valid_place,
 )
 from llmo.mdp.materials import Source, draw_sources
 from llmo.mdp.problem import rescaled
+from llmo.mdp.sizes import BATCH, SHAPES, VALIDATION_SEQUENCES, Sizes, draw_size, episode_cost, widened
 from llmo.mdp.spec import EnvSpec
 from llmo.tasks.labelled import Labelled
 from llmo.tasks.library_examples import ExampleKind, library_examples
@@ -181,10 +176,11 @@ def draw_labelled_instance(
         rate_factor=draw_rate_factor(rng),
         steps=steps,
         interval=interval,
-        budget=budget_scale * episode_cost(cost(shape), "", steps, interval) * SLACK,
+        budget=budget_scale * episode_cost(widened(cost(shape), sizes.batches), "", steps, interval) * SLACK,
         neutral=draw_dropped(rng, part, ("gradient", "sources")),
         closed=draw_dropped(rng, part, CLOSABLE),
         task=task,
+        batches=sizes.batches,
     )
 
 
@@ -216,7 +212,7 @@ def build_labelled_problem(instance: Instance) -> Problem:
         hyperparameters=Hyperparameters(learning_rate=instance.rate_factor * default),
         roles=((0.0, (0, 1, 2)), *instance.changes),
         interval=instance.interval,
-        batch=family.scale * BATCH,
+        batch=instance.batches * family.scale * BATCH,
         budget=instance.budget,
         seed=instance.seed,
     )

@@ -1,7 +1,8 @@
-"""Instances of llmo/FineTune-v0 and v1: what people fine-tune for, task by task; most have one source and no teacher.
+"""Instances of llmo/FineTune-v0 and v2: what people fine-tune for, task by task; most have one source and no teacher.
 
 A policy that is to help with anybody's model learns here. The parts share no seed and no model shape, and of one task
 no example; but a docstring that is classified in one part may stand in the running text of another.
+`draw_general_instance` gives these and those of llmo/LanguageModel-v1 by turns.
 """
 
 from __future__ import annotations
@@ -14,10 +15,11 @@ import numpy as np
 from llmo.engine.models import build_model
 from llmo.engine.state import Problem
 from llmo.mdp.dirt import soil
-from llmo.mdp.instances import BUDGET_FACTOR, SHAPES, WEIGHT_SCALE, Instance, Sizes, draw_instance, valid_place
+from llmo.mdp.instances import WEIGHT_SCALE, Instance, draw_instance, draw_rescaled_instance, valid_place
 from llmo.mdp.labelled_instances import FAMILIES, build_labelled_problem, draw_labelled_instance, labelled_template
 from llmo.mdp.materials import Source
 from llmo.mdp.problem import build_problem
+from llmo.mdp.sizes import BUDGET_FACTOR, SHAPES, Sizes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -28,14 +30,14 @@ ONE_SOURCE = 0.6
 """Share of instances with one clean source."""
 DEFAULT_RATE = 0.5
 """Share of instances that start from the default rate."""
-STREAM, DIRTY, LONG = 6, 1, 2
+STREAM, DIRTY, LONG, GENERAL = 6, 1, 2, 3
 """Apart from the random numbers of other environments, and of what is drawn here besides."""
+BATCHES = (1, 2, 4, 8)
+"""Of llmo/FineTune-v2: usual batches in an optimizer step. The more there are, the less noise is in what is seen."""
+LONGEST = 4 * BUDGET_FACTOR
+"""Largest budget of llmo/FineTune-v2, in multiples of the smallest of v0: several passes over the data."""
 DIRT, DIRTY_SHARE = (0.1, 0.5), 0.45
 """How much of the data is dirt of one kind where there is any, and how often there is."""
-
-
-LONGER = (2.0, 4 * BUDGET_FACTOR)
-"""Smallest and largest budget of llmo/FineTune-v1, in multiples of the smallest of v0: several passes over the data."""
 
 
 def draw_mixed_instance(part: str, index: int, budget_scale: float = 1.0) -> Instance:
@@ -54,9 +56,23 @@ def draw_mixed_instance(part: str, index: int, budget_scale: float = 1.0) -> Ins
 
 
 def draw_longer_instance(part: str, index: int, budget_scale: float = 1.0) -> Instance:
-    """The same for llmo/FineTune-v1, with larger budgets in as many environment steps; see `draw_mixed_instance`."""
+    """The same for llmo/FineTune-v2: larger batches and budgets, and models whose default rate is about right.
+
+    In v0 the rate that half of the instances start from is the default, but weights of another scale make it wrong.
+    Those who fine-tune have a model and a default that others have tried: here half of the instances are such.
+    """
     rng = np.random.default_rng([*valid_place(part, index, budget_scale), STREAM, LONG])
-    return _draw(rng, part, index, budget_scale, Sizes(*SHAPES[part], *LONGER))
+    batches = int(rng.choice(BATCHES))
+    sizes = Sizes(*SHAPES[part], max(2.0, batches), LONGEST, batches)
+    instance = _draw(rng, part, index, budget_scale, sizes)
+    return replace(instance, weight_scale=1.0) if instance.rate_factor == 1.0 else instance
+
+
+def draw_general_instance(part: str, index: int, budget_scale: float = 1.0) -> Instance:
+    """The instance of llmo/General-v0: by chance one of llmo/LanguageModel-v1 or of llmo/FineTune-v2."""
+    rng = np.random.default_rng([*valid_place(part, index, budget_scale), STREAM, GENERAL])
+    draw = draw_rescaled_instance if rng.random() < 0.5 else draw_longer_instance
+    return replace(draw(part, int(rng.integers(2**31, 2**32)), budget_scale), index=int(index))
 
 
 def _draw(rng: np.random.Generator, part: str, index: int, budget_scale: float, sizes: Sizes) -> Instance:

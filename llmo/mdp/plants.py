@@ -13,8 +13,9 @@ import numpy as np
 
 from llmo.engine.models import ModelShape
 from llmo.errors import LlmoError
-from llmo.mdp.instances import SHAPES, SLACK, TEXT_GROUPS, Instance, draw_seed, episode_cost, model_cost, valid_place
+from llmo.mdp.instances import SLACK, TEXT_GROUPS, Instance, draw_seed, valid_place
 from llmo.mdp.materials import Source
+from llmo.mdp.sizes import SHAPES, episode_cost, model_cost
 from llmo.tasks.text import DOMAINS
 
 STREAM = 8

@@ -12,9 +12,10 @@ import numpy as np
 
 from llmo.engine.privacy import Privacy
 from llmo.engine.state import Problem
-from llmo.mdp.instances import BATCH, TOKENS, Instance, draw_rescaled_instance, valid_place
+from llmo.mdp.instances import Instance, draw_rescaled_instance, valid_place
 from llmo.mdp.materials import Source
 from llmo.mdp.problem import build_problem
+from llmo.mdp.sizes import BATCH, TOKENS
 
 STREAM = 9
 """Apart from the random numbers of other environments."""

@@ -12,8 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from llmo.diagnostics.features import LIMIT
-from llmo.mdp.instances import LEAST_INTERVAL, Instance
+from llmo.mdp.instances import Instance
 from llmo.mdp.reference import Curve
+from llmo.mdp.sizes import LEAST_INTERVAL
 from llmo.measurement import Measurement
 
 _SLOTS = range(3)

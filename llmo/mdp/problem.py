@@ -15,17 +15,9 @@ from llmo.engine.layout import FactorLayout, Layout
 from llmo.engine.models import build_model, load_pretrained
 from llmo.engine.state import Problem
 from llmo.hyperparameters import Hyperparameters, default_learning_rate
-from llmo.mdp.instances import (
-    BATCH,
-    PHASED_TEST,
-    PHASED_VALIDATION,
-    TEST_SEQUENCES,
-    TEXT_GROUPS,
-    TOKENS,
-    VALIDATION_SEQUENCES,
-    Instance,
-)
+from llmo.mdp.instances import PHASED_TEST, PHASED_VALIDATION, TEST_SEQUENCES, TEXT_GROUPS, Instance
 from llmo.mdp.materials import Source
+from llmo.mdp.sizes import BATCH, TOKENS, VALIDATION_SEQUENCES
 from llmo.tasks.causal_lm import CausalLM
 from llmo.tasks.own_text import FILES, cell_tokens
 from llmo.tasks.text import CELLS, DOMAINS, Cell, load_tokenizer
@@ -62,7 +54,7 @@ def build_problem(instance: Instance) -> Problem:
         hyperparameters=Hyperparameters(learning_rate=instance.rate_factor * default),
         roles=((0.0, (0, 1, 2)), *instance.changes),
         interval=instance.interval,
-        batch=BATCH,
+        batch=instance.batches * BATCH,
         budget=instance.budget,
         seed=instance.seed,
         rank=instance.rank,

@@ -7,7 +7,7 @@ import torch
 
 from llmo.engine.models import PRETRAINED, VOCABULARY, ModelShape, build_model, load_pretrained
 from llmo.errors import LlmoError
-from llmo.mdp.instances import SHAPES
+from llmo.mdp.sizes import SHAPES
 from llmo.tasks.text import DOMAINS, load_corpus
 
 NAMES = sorted(path.name for path in PRETRAINED.iterdir() if path.is_dir())

@@ -12,22 +12,10 @@ from llmo.actions.menu import MENU
 from llmo.diagnostics.features import FEATURES
 from llmo.engine.models import ModelShape, build_model
 from llmo.errors import LlmoError
-from llmo.mdp.instances import (
-    LEAST_INTERVAL,
-    SHAPES,
-    STEPS,
-    TEXT_GROUPS,
-    TOKENS,
-    WEIGHT_SCALE,
-    Instance,
-    Sizes,
-    draw_instance,
-    draw_rescaled_instance,
-    model_cost,
-    plain_cost,
-)
+from llmo.mdp.instances import TEXT_GROUPS, WEIGHT_SCALE, Instance, draw_instance, draw_rescaled_instance
 from llmo.mdp.population import Population
 from llmo.mdp.problem import build_problem
+from llmo.mdp.sizes import LEAST_INTERVAL, SHAPES, STEPS, TOKENS, Sizes, model_cost, plain_cost
 from llmo.mdp.spec import env_spec
 from llmo.tasks.text import DOMAINS, PARTS, load_corpus
 

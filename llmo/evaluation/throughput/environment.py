@@ -17,8 +17,8 @@ from llmo.evaluation.throughput.problems import ENV, Setup, loaded_run
 from llmo.evaluation.throughput.row import Row, Target, compared
 from llmo.evaluation.throughput.timing import LEAST_ROUNDS, Effort
 from llmo.mdp.env import step_info
-from llmo.mdp.instances import SHAPES
 from llmo.mdp.population import Population, Step
+from llmo.mdp.sizes import SHAPES
 from llmo.mdp.spec import env_spec
 
 EXECUTOR = "batched"

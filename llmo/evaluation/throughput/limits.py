@@ -12,7 +12,7 @@ from torch import Tensor
 from llmo.evaluation.throughput.problems import LARGE, SMALL, Setup
 from llmo.evaluation.throughput.row import Row, Workload, alone
 from llmo.evaluation.throughput.timing import Effort, in_turn
-from llmo.mdp.instances import BATCH, TOKENS
+from llmo.mdp.sizes import BATCH, TOKENS
 
 NAME = "limits"
 SIDE = 1024

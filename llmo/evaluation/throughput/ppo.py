@@ -17,7 +17,7 @@ from llmo.evaluation.processes import cores
 from llmo.evaluation.throughput.problems import ENV, Setup
 from llmo.evaluation.throughput.row import Row, Target, alone, compared
 from llmo.evaluation.throughput.timing import Effort
-from llmo.mdp.instances import SHAPES
+from llmo.mdp.sizes import SHAPES
 
 REPLICAS = 64
 ROLLOUT = 16

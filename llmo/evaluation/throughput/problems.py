@@ -14,7 +14,8 @@ from llmo.engine.run import Run
 from llmo.engine.state import Problem
 from llmo.evaluation.throughput.row import Workload
 from llmo.hyperparameters import Hyperparameters, default_learning_rate
-from llmo.mdp.instances import BATCH, TOKENS, VALIDATION_SEQUENCES, Instance, draw_instance
+from llmo.mdp.instances import Instance, draw_instance
+from llmo.mdp.sizes import BATCH, TOKENS, VALIDATION_SEQUENCES
 from llmo.mdp.spec import EnvSpec, env_spec
 from llmo.tasks.causal_lm import CausalLM
 from llmo.tasks.text import load_corpus

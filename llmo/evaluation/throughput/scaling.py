@@ -13,8 +13,8 @@ from llmo.evaluation.throughput.problems import ENV, Setup
 from llmo.evaluation.throughput.row import Row, Target, compared, missing
 from llmo.evaluation.throughput.timing import Effort, in_turn
 from llmo.evaluation.workers import Workers, population_env
-from llmo.mdp.instances import SHAPES
 from llmo.mdp.sb3_env import SlotVecEnv
+from llmo.mdp.sizes import SHAPES
 
 NAME = "two-processes"
 EACH = 32

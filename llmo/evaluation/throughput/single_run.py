@@ -15,9 +15,9 @@ from llmo.evaluation.throughput.problems import DEEP, LARGE, SMALL, STEPS, Setup
 from llmo.evaluation.throughput.row import Row, Target, compared
 from llmo.evaluation.throughput.timing import Effort, in_turn
 from llmo.mdp.env import TrainingEnv
-from llmo.mdp.instances import STEPS as EPISODE
 from llmo.mdp.population import Population
 from llmo.mdp.problem import build_problem
+from llmo.mdp.sizes import STEPS as EPISODE
 
 SNAPSHOTS = 20
 """Taken and restored in one timing; one alone is too short."""
