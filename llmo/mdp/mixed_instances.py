@@ -32,8 +32,8 @@ DEFAULT_RATE = 0.5
 """Share of instances that start from the default rate."""
 STREAM, DIRTY, LONG, GENERAL = 6, 1, 2, 3
 """Apart from the random numbers of other environments, and of what is drawn here besides."""
-BATCHES = (1, 2, 4, 8)
-"""Of llmo/FineTune-v2: usual batches in an optimizer step. The more there are, the less noise is in what is seen."""
+BATCHES = 4
+"""Of llmo/FineTune-v2: usual batches in an optimizer step, which makes 8 sequences, as `transformers` has by default."""
 LONGEST = 4 * BUDGET_FACTOR
 """Largest budget of llmo/FineTune-v2, in multiples of the smallest of v0: several passes over the data."""
 DIRT, DIRTY_SHARE = (0.1, 0.5), 0.45
@@ -62,9 +62,7 @@ def draw_longer_instance(part: str, index: int, budget_scale: float = 1.0) -> In
     Those who fine-tune have a model and a default that others have tried: here half of the instances are such.
     """
     rng = np.random.default_rng([*valid_place(part, index, budget_scale), STREAM, LONG])
-    batches = int(rng.choice(BATCHES))
-    sizes = Sizes(*SHAPES[part], max(2.0, batches), LONGEST, batches)
-    instance = _draw(rng, part, index, budget_scale, sizes)
+    instance = _draw(rng, part, index, budget_scale, Sizes(*SHAPES[part], BATCHES, LONGEST, BATCHES))
     return replace(instance, weight_scale=1.0) if instance.rate_factor == 1.0 else instance
 
 

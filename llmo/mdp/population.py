@@ -118,7 +118,7 @@ class Population:
         self.spec, self.replicas, self.reward, self.strict = spec, replicas, valid_reward(reward), strict
         self.episodes: list[Episode | None] = [None] * replicas
         self.executor, self.device, self._single = executor, device, single
-        self._runs: dict[tuple[str, ModelShape, str, int], Run] = {}
+        self._runs: dict[tuple[str, ModelShape, str, int, int], Run] = {}
         self._keep, self._features = spec.menu.index("keep"), spec.space.features
         self._reference: ReferenceCurves | None = None
         if reward == "relative" or curves:
@@ -269,9 +269,9 @@ class Population:
         return self.run_of(slot).test_loss(slot)
 
     def _run(self, instance: Instance) -> Run:
-        """The run of all slots with an instance's task, phases and shape, and its base if that is frozen and shared."""
+        """The run of all slots with an instance's task, phases, shape and batch, and its base if that is frozen and shared."""
         shape, base = instance.shape, self.spec.frozen_base(instance)
-        key = instance.task, shape, base, len(instance.phases)
+        key = instance.task, shape, base, len(instance.phases), instance.batches
         if key not in self._runs:
             if self.spec.model is not None:
                 model = self.spec.model(instance)
