@@ -33,7 +33,7 @@ DEFAULT_RATE = 0.5
 STREAM, DIRTY, LONG, GENERAL = 6, 1, 2, 3
 """Apart from the random numbers of other environments, and of what is drawn here besides."""
 BATCHES = 4
-"""Of llmo/FineTune-v2: usual batches in an optimizer step, which makes 8 sequences, as `transformers` has by default."""
+"""Of llmo/FineTune-v2: usual batches in an optimizer step; 8 sequences then, as `transformers` has by default."""
 LONGEST = 4 * BUDGET_FACTOR
 """Largest budget of llmo/FineTune-v2, in multiples of the smallest of v0: several passes over the data."""
 DIRT, DIRTY_SHARE = (0.1, 0.5), 0.45

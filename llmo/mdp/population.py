@@ -269,7 +269,7 @@ class Population:
         return self.run_of(slot).test_loss(slot)
 
     def _run(self, instance: Instance) -> Run:
-        """The run of all slots with an instance's task, phases, shape and batch, and its base if that is frozen and shared."""
+        """The run of all slots with an instance's task, phases, shape, batch, and base if that is frozen and shared."""
         shape, base = instance.shape, self.spec.frozen_base(instance)
         key = instance.task, shape, base, len(instance.phases), instance.batches
         if key not in self._runs:
