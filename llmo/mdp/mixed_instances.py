@@ -32,10 +32,11 @@ DEFAULT_RATE = 0.5
 """Share of instances that start from the default rate."""
 STREAM, DIRTY, LONG, GENERAL = 6, 1, 2, 3
 """Apart from the random numbers of other environments, and of what is drawn here besides."""
-BATCHES = 4
-"""Of llmo/FineTune-v2: usual batches in an optimizer step; 8 sequences then, as `transformers` has by default."""
-LONGEST = 4 * BUDGET_FACTOR
-"""Largest budget of llmo/FineTune-v2, in multiples of the smallest of v0: several passes over the data."""
+WIDE, BATCHES = 0.3, 4
+"""Of llmo/FineTune-v2: the share of instances with larger batches, and how many usual batches make one. That is 8
+sequences, as `transformers` has by default; there is less noise in what is seen of them."""
+LEAST, MOST = 2.0, 2 * BUDGET_FACTOR
+"""Smallest and largest budget of llmo/FineTune-v2, in multiples of the smallest of v0."""
 DIRT, DIRTY_SHARE = (0.1, 0.5), 0.45
 """How much of the data is dirt of one kind where there is any, and how often there is."""
 
@@ -56,13 +57,14 @@ def draw_mixed_instance(part: str, index: int, budget_scale: float = 1.0) -> Ins
 
 
 def draw_longer_instance(part: str, index: int, budget_scale: float = 1.0) -> Instance:
-    """The same for llmo/FineTune-v2: larger batches and budgets, and models whose default rate is about right.
+    """The same for llmo/FineTune-v2: larger budgets and batches, and models whose default rate is about right.
 
     In v0 the rate that half of the instances start from is the default, but weights of another scale make it wrong.
     Those who fine-tune have a model and a default that others have tried: here half of the instances are such.
     """
     rng = np.random.default_rng([*valid_place(part, index, budget_scale), STREAM, LONG])
-    instance = _draw(rng, part, index, budget_scale, Sizes(*SHAPES[part], BATCHES, LONGEST, BATCHES))
+    batches = BATCHES if rng.random() < WIDE else 1
+    instance = _draw(rng, part, index, budget_scale, Sizes(*SHAPES[part], max(LEAST, batches), MOST, batches))
     return replace(instance, weight_scale=1.0) if instance.rate_factor == 1.0 else instance
 
 

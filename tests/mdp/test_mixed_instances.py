@@ -23,6 +23,12 @@ from llmo.mdp.spec import env_spec
 COUNT = 300
 
 
+def test_some_batches_are_larger() -> None:
+    wide = [draw_longer_instance("dev", index).batches for index in range(COUNT)]
+    assert set(wide) == {1, BATCHES}
+    assert 0.2 * COUNT < wide.count(BATCHES) < 0.4 * COUNT
+
+
 def test_half_start_from_a_rate_that_is_about_right() -> None:
     instances = [draw_longer_instance("train", index) for index in range(COUNT)]
     default = [one for one in instances if one.rate_factor == 1.0]
@@ -35,7 +41,7 @@ def test_half_start_from_a_rate_that_is_about_right() -> None:
 def test_the_budget_pays_the_larger_batches(task: str) -> None:
     """Counted from the model itself: training passes of every sequence, and the validation passes between them."""
     instances = (draw_longer_instance("train", index) for index in range(COUNT))
-    drawn = (one for one in instances if one.task == task)
+    drawn = (one for one in instances if one.task == task and one.batches == BATCHES)
     # Where there is one source, the budget still has what a teacher that was drawn first would have cost.
     instance = next(one for one in drawn if not one.teacher and "source" not in one.closed)
     problem, model = build_mixed_problem(instance), mixed_template(instance)
@@ -50,7 +56,7 @@ def test_the_budget_pays_the_larger_batches(task: str) -> None:
 
 def test_a_run_that_only_keeps_takes_the_steps_that_are_planned() -> None:
     spec = env_spec("llmo/FineTune-v2")
-    index = next(i for i in range(COUNT) if not spec.draw("dev", i, 1.0).teacher)
+    index = next(i for i in range(COUNT) if spec.draw("dev", i, 1.0).batches == BATCHES)
     instance = dataclasses.replace(spec.draw("dev", index, 1.0), closed=())
     population = Population(spec)
     population.reset({0: instance})
@@ -82,7 +88,7 @@ def test_runs_with_unlike_batches_train_side_by_side() -> None:
 def test_the_general_environment_has_both_kinds() -> None:
     instances = [draw_general_instance("train", index) for index in range(COUNT)]
     plain = [one for one in instances if one.task == "causal_lm" and one.batches == 1 and one.rate_factor != 1.0]
-    assert 0.4 * COUNT < len(plain) < 0.7 * COUNT
+    assert 0.4 * COUNT < len(plain) < 0.8 * COUNT
     assert [one.index for one in instances] == list(range(COUNT))
     assert len({one.seed for one in instances}) == COUNT
     assert not {one.seed for one in instances} & {draw_rescaled_instance("train", i).seed for i in range(COUNT)}
