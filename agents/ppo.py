@@ -38,6 +38,7 @@ class Ppo(NetworkAgent):
 
     kind, layers = "ppo", 2
     shipped: Path | None = Path(__file__).parent / "trained" / "ppo"
+    shipped_own: Path | None = Path(__file__).parent / "trained" / "ppo_own"
     goes_on = True
     frames = 1
     """How many of a run's last observations it looks at."""
@@ -138,7 +139,7 @@ class StackedPpo(Ppo):
     """
 
     kind = "ppo_stacked"
-    shipped = None
+    shipped = shipped_own = None
     frames = 4
 
 

@@ -52,7 +52,7 @@ def improve(
         out: Folder for the model, the decisions and the report.
         columns: Which column is what, as in text=body,label=topic; by default guessed and said.
         agent: Registered name of who decides.
-        policy: Folder of a policy for an agent that learns; by default the one that it comes with.
+        policy: Folder of a policy for an agent that learns; by default the one that it comes with for your models.
         batch: Sequences in an optimizer step.
         lora: Rank of LoRA factors on the frozen model, 2, 4 or 8; 0 trains all weights.
         keep_adapter: Whether the model's folder holds the factors as an adapter of PEFT, not merged into the model.

@@ -86,7 +86,8 @@ def train(
         out: Run folder.
         seed: Of everything random in learning.
         teacher: Agent that is imitated first.
-        start: Policy folder to go on from, or ``shipped`` for the one that the agent comes with; it is its own teacher.
+        start: Policy folder to go on from, or ``shipped`` for the one that the agent comes with (for models of yours
+            it comes with another); it is its own teacher.
         demonstrations: How many train instances the teacher plays, which are learned on; 0 learns from nothing, on all.
         reward: ``gain``, ``relative`` (less what the teacher gained, or without one the reference rule) or ``final``.
         gamma: Discount of rewards, above 0 and at most 1.
@@ -128,7 +129,7 @@ def train(
         raise LlmoError("agent", agent, "one that learns, such as ppo")
     valid_teacher(teacher)
     if start:
-        learner = catalog.make_agent(agent, policy=_start_of(agent, learner, start))
+        learner = catalog.make_agent(agent, policy=_start_of(agent, learner, start, own is not None))
     valid_reward(reward)
     if not 0 < gamma <= 1:
         raise LlmoError("gamma", gamma, "above 0 and at most 1")
@@ -151,7 +152,7 @@ def train(
     print(f"the policy is in {out / 'policy'}")
 
 
-def _start_of(agent: str, learner: LearningAgent, start: str) -> str:
+def _start_of(agent: str, learner: LearningAgent, start: str, own: bool) -> str:
     """The folder that `--start` means.
 
     Raises:
@@ -161,9 +162,10 @@ def _start_of(agent: str, learner: LearningAgent, start: str) -> str:
         raise LlmoError("agent with --start", agent, "one that goes on from a policy, such as ppo")
     if start != "shipped":
         return start
-    if learner.shipped is None:
+    shipped = learner.shipped_own if own else learner.shipped
+    if shipped is None:
         raise LlmoError("start", start, "a policy folder: none comes with this agent")
-    return str(learner.shipped)
+    return str(shipped)
 
 
 def _own_env(run: RunDir, source: OwnSource, budget: Budget, batch: int, rank: int, device: str) -> str:

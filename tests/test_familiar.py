@@ -11,7 +11,9 @@ from llmo.agent import LearningAgent, Space
 from llmo.cautious import CautiousAgent, tuning_agent
 from llmo.diagnostics.features import INDEX, NAMES
 from llmo.errors import LlmoError
+from llmo.evaluation.result import policy_job
 from llmo.familiar import FILE, MARGIN, NOISE, Familiar
+from llmo.policy_file import policy_sha256
 
 MENU = ("keep", "rate_x2", "rate_decay", "rate_default", "augment_noise")
 
@@ -90,8 +92,17 @@ def test_an_agent_is_asked_where_it_knows_its_way_alone(
 
 def test_the_shipped_policy_says_what_it_knows() -> None:
     kind = catalog.get("agents", "ppo")
-    assert issubclass(kind, LearningAgent) and kind.shipped is not None
-    familiar = Familiar.load(kind.shipped)
-    assert familiar is not None and familiar.limit > len(NAMES)
-    assert isinstance(tuning_agent("ppo"), CautiousAgent)
+    assert issubclass(kind, LearningAgent) and kind.shipped is not None and kind.shipped_own is not None
+    for folder in (kind.shipped, kind.shipped_own):
+        familiar = Familiar.load(folder)
+        assert familiar is not None and familiar.limit > len(NAMES)
+
+
+def test_peoples_own_models_are_trained_by_the_policy_for_them() -> None:
+    kind = catalog.get("agents", "ppo")
+    agent = tuning_agent("ppo")
+    assert isinstance(agent, CautiousAgent)
+    assert agent._agent.policy == str(kind.shipped_own)  # type: ignore[attr-defined]
+    assert policy_job("llmo/LanguageModel-v1", "dev", 0, "ppo").policy_sha256 == policy_sha256(kind.shipped)
+    assert policy_sha256(kind.shipped) != policy_sha256(kind.shipped_own)
     assert not isinstance(tuning_agent("scripted"), CautiousAgent)

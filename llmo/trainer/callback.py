@@ -45,7 +45,7 @@ class TrainerCallback(Callback, ExportableState):
 
     Args:
         agent: Registered name of who decides.
-        policy: Folder of a policy for an agent that learns; by default the one that comes with it.
+        policy: Folder of a policy for an agent that learns; by default the one that comes with it for your models.
         decisions: How many times it decides, at most.
         keep_best: Whether the best weights and moments are kept in CPU memory and in checkpoints, to go back to.
         seed: Of what is random in the agent and in corrupted inputs.
