@@ -111,19 +111,23 @@ def typical_episode(
     agents, reference = scores["agents"], scores["reference"]
     order = [name for name in plots.by_iqm(scores) if name != reference and not agents[name]["search"]]
     order.sort(key=lambda name: agents[name]["kind"] != "learned")
-    if not order:
+    if not order or not any(record.decisions for record in records):
         return None
     name = order[0]
+    scored: dict[str, set[int]] = {name: set(), reference: set()}
     played: dict[str, dict[int, EpisodeRecord]] = {name: {}, reference: {}}
     for record in records:
         job = record.result.job
-        if job.agent in played and job.budget == 1 and record.decisions:
-            played[job.agent].setdefault(job.index, record)
-    both = sorted(played[name].keys() & played[reference].keys())
-    if not any(record.decisions for record in records):
-        return None
-    if not both:
+        if job.agent in played and job.budget == 1:
+            scored[job.agent].add(job.index)
+            # Of episodes that came from an archive, only the results were kept.
+            if record.decisions:
+                played[job.agent].setdefault(job.index, record)
+    if not scored[name] & scored[reference]:
         raise LlmoError("episodes", f"of {name}, none", f"those of scores.json, on instances of {reference}'s")
+    both = sorted(played[name].keys() & played[reference].keys())
+    if not both:
+        return None
 
     def distance(index: int) -> float:
         ours, theirs = played[name][index].result.test_loss, played[reference][index].result.test_loss

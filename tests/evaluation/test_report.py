@@ -1,5 +1,6 @@
 """The report: one page that loads nothing, says what was compared, and shows the right numbers."""
 
+import dataclasses
 import json
 import math
 import re
@@ -183,6 +184,17 @@ def test_the_typical_episode_is_the_learned_agents(whole: Path) -> None:
     assert ours.job.index == int(np.argmin(distances))
     alone = {**scores, "agents": {name: scores["agents"][name] for name in ("constant", "end-search")}}
     assert typical_episode(alone, records) is None
+
+
+def test_of_archived_episodes_none_is_shown(whole: Path) -> None:
+    """Where the learned agent's were read from an archive, without decisions, and others were played beside them."""
+    scores, records = read_scores(whole / "scores.json"), load_records(whole / "episodes")
+    archived = [
+        dataclasses.replace(record, decisions=()) if record.result.job.agent == EVIL else record for record in records
+    ]
+    assert typical_episode(scores, archived) is None
+    with pytest.raises(LlmoError, match="none"):
+        typical_episode(scores, [record for record in records if record.result.job.agent != EVIL])
 
 
 def test_training_is_optional(folder: Path) -> None:
