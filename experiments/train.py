@@ -162,7 +162,7 @@ def _start_of(agent: str, learner: LearningAgent, start: str, own: bool) -> str:
         raise LlmoError("agent with --start", agent, "one that goes on from a policy, such as ppo")
     if start != "shipped":
         return start
-    shipped = learner.shipped_own if own else learner.shipped
+    shipped = (own and learner.shipped_own) or learner.shipped
     if shipped is None:
         raise LlmoError("start", start, "a policy folder: none comes with this agent")
     return str(shipped)

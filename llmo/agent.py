@@ -190,7 +190,7 @@ class LearningAgent(Agent):
     Attributes:
         policy: Folder of the policy that it plays, loaded by `bind`; empty for the shipped one.
         shipped: Folder of the policy that comes with the agent; None where none does.
-        shipped_own: The same for people's own models, whose trainings are longer than those that policies learn on.
+        shipped_own: The same for people's own models, if another one is better for them.
         goes_on: Whether `learn` begins with the policy that it was given, rather than with nothing.
     """
 

@@ -98,7 +98,7 @@ def tuning_agent(name: str, policy: str = "") -> Agent:
     if not issubclass(kind, LearningAgent):
         agent: Agent = catalog.make_agent(name)
         return agent
-    folder = policy or str(kind.shipped_own or "")
+    folder = policy or str(kind.shipped_own or kind.shipped or "")
     agent = catalog.make_agent(name, policy=folder)
     familiar = Familiar.load(Path(folder)) if folder else None
     return agent if familiar is None else CautiousAgent(agent, familiar)

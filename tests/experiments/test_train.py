@@ -1,6 +1,7 @@
 """`llmo train` goes on from a policy: that is its teacher, and what it knows is kept."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -45,3 +46,10 @@ def test_what_cannot_be_gone_on_from(
     assert main([*SMALL, *words, "--out", str(tmp_path / "new")]) == 2
     error = capsys.readouterr().err
     assert error.count("\n") == 1 and told in error
+
+
+def test_a_model_of_yours_goes_on_from_the_policy_for_such() -> None:
+    module = sys.modules[catalog.get("experiments", "train").__module__]
+    learner = catalog.make_agent("ppo")
+    found = [module._start_of("ppo", learner, "shipped", own) for own in (False, True)]
+    assert found == [str(learner.shipped), str(learner.shipped_own)] and found[0] != found[1]
