@@ -25,7 +25,7 @@ def fine_tune() -> EnvSpec:
 
 @environments.register("llmo/FineTune-v2")
 def longer() -> EnvSpec:
-    """The same with larger budgets, at times larger batches and, half the time, a starting rate that is about right."""
+    """Fine-tune as in llmo/FineTune-v0: larger budgets, at times larger batches, half the time a rate that is right."""
     return EnvSpec("llmo/FineTune-v2", MENU, draw_longer_instance, build_mixed_problem, model=mixed_template)
 
 
